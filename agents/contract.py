@@ -1,0 +1,87 @@
+"""The one contract that everything that reads a study keeps: embedded, remote or a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from curbside.readings import Abstention, Failure, Reading
+from curbside.study import Question, QuestionKind, Study
+
+__all__ = ["Agent", "AgentCard", "FakeAgent"]
+
+AnyResponse = Reading | Abstention | Failure
+
+
+class AgentCard(BaseModel):
+    """What an agent says of itself; a policy may rely on nothing else.
+
+    ``modalities`` empty means any.  ``cost`` is per study, in the fleet's unit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: str
+    role: str = Field(pattern="^(specialist|generalist|person)$")
+    modalities: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    question_kinds: tuple[QuestionKind, ...] = (QuestionKind.DIAGNOSIS,)
+    cost: float = Field(default=1.0, ge=0)
+    fingerprint: str
+    limits: str = ""
+
+
+class Agent(Protocol):
+    """Reads studies.
+
+    ``read_batch`` returns one response a study, in order, and never raises for a bad
+    study: an image that cannot be used is a :class:`Failure`, a question outside what
+    the agent knows an :class:`Abstention`.
+    """
+
+    @property
+    def card(self) -> AgentCard: ...
+
+    def read(self, study: Study) -> AnyResponse: ...
+
+    def read_batch(self, studies: Sequence[Study]) -> list[AnyResponse]: ...
+
+
+class FakeAgent:
+    """An agent for tests and examples: any function from a question to probabilities.
+
+    Returning ``None`` abstains; raising becomes a :class:`Failure`.
+    """
+
+    def __init__(self, card: AgentCard, answer: FakeAnswer) -> None:
+        self.card = card
+        self._answer = answer
+
+    def read(self, study: Study) -> AnyResponse:
+        name, mark = self.card.name, self.card.fingerprint
+        try:
+            probabilities = self._answer(study.question)
+        except Exception as e:
+            return Failure(agent=name, fingerprint=mark, kind="internal", message=type(e).__name__)
+        if probabilities is None:
+            return Abstention(agent=name, fingerprint=mark, reason="told to")
+        return Reading(
+            agent=name,
+            fingerprint=mark,
+            options=study.question.options,
+            probabilities=tuple(probabilities),
+            confidence=max(probabilities),
+            cost=self.card.cost,
+        )
+
+    def read_batch(self, studies: Sequence[Study]) -> list[AnyResponse]:
+        return [self.read(s) for s in studies]
+
+
+class FakeAnswer(Protocol):
+    """What a :class:`FakeAgent` is made of."""
+
+    def __call__(self, question: Question, /) -> Sequence[float] | None: ...

@@ -1,0 +1,269 @@
+"""One file, ``curbside.yaml``, as strict frozen models.
+
+Unknown keys are errors; every error names the key, the value, the valid values and
+the line.  The JSON Schema in ``docs/curbside.schema.json`` is generated from here.
+``Config.digest`` is stamped into every decision and every evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from curbside.errors import ConfigError
+from curbside.storage import write_text
+from curbside.study import content_hash
+
+__all__ = [
+    "CascadePolicy",
+    "CompetencePolicy",
+    "Config",
+    "EncoderConfig",
+    "FleetConfig",
+    "IndexConfig",
+    "PolicyConfig",
+    "PrivacyConfig",
+    "ProjectionConfig",
+    "StoresConfig",
+    "TierPolicy",
+    "load_config",
+    "load_policy",
+    "save_config",
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ProjectionConfig(_Strict):
+    """The learned projection of the encoder's features, fitted on ``train`` labels."""
+
+    kind: Literal["lda", "none"] = "lda"
+    """``lda``: within-class whitening then discriminant axes, with shrinkage."""
+    shrinkage: float = Field(default=0.1, ge=0, le=1)
+    """Weight of the scaled identity in the within-class covariance."""
+    dimensions: int = Field(default=128, ge=2, le=256)
+    """Most axes kept."""
+
+
+class EncoderConfig(_Strict):
+    """What turns images into vectors."""
+
+    kind: Literal["lite0", "sentence-transformers"] = "lite0"
+    """``lite0``: the embedded default, no download; ``sentence-transformers``: CLIP or SigLIP."""
+    model: str | None = None
+    """Name or path of a sentence-transformers model; not used by ``lite0``."""
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    """Images per forward pass."""
+    threads: int = Field(default=2, ge=1, le=256)
+    """CPU threads of the encoder."""
+    projection: ProjectionConfig = ProjectionConfig()
+
+
+class IndexConfig(_Strict):
+    """Nearest-neighbour index and the novelty score calibrated on it."""
+
+    neighbours: int = Field(default=10, ge=1, le=200)
+    """k: neighbours kept for each case."""
+    novelty: Literal["mahalanobis", "knn"] = "mahalanobis"
+    """Novelty score; see docs/rarity.md."""
+    stratum_minimum: int = Field(default=45, ge=1)
+    """Fewest calibration cases for a modality's own p-values; below it the pooled ones serve."""
+
+
+class FleetConfig(_Strict):
+    """The embedded agents that ``curbside build`` trains."""
+
+    specialist_minimum: int = Field(default=100, ge=1)
+    """Labelled training cases from which a modality gets a specialist."""
+    shots: int = Field(default=16, ge=1)
+    """Training cases a label for few-shot heads and the few-shot generalist."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of few-shot draws and of training."""
+    generalist: Literal["gfull", "g16"] = "gfull"
+    """The generalist that serves."""
+
+
+class TierPolicy(_Strict):
+    """The owner's rule: common to its specialist, rare to the generalist, novel to a person."""
+
+    kind: Literal["tier"] = "tier"
+    alpha: float = Field(default=0.05, ge=0, lt=1)
+    """p-values at or below this are novel; 0 switches the novelty gate off."""
+    minimum_support: int = Field(default=100, ge=0)
+    """Labelled training cases of the modality below which a case is rare."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """Confidence below which a person reads."""
+
+
+class CompetencePolicy(_Strict):
+    """Ask the agent with the highest estimated P(correct) minus weighted cost."""
+
+    kind: Literal["competence"] = "competence"
+    alpha: float = Field(default=0.05, ge=0, lt=1)
+    """p-values at or below this are novel; 0 switches the novelty gate off."""
+    cost_weight: float = Field(default=0.0, ge=0)
+    """P(correct) given up per unit of cost."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """Estimated P(correct) below which a person reads."""
+
+
+class CascadePolicy(_Strict):
+    """Ask the specialist; ask the generalist too when unsure; answer with the surer one."""
+
+    kind: Literal["cascade"] = "cascade"
+    alpha: float = Field(default=0.05, ge=0, lt=1)
+    """p-values at or below this are novel; 0 switches the novelty gate off."""
+    minimum_support: int = Field(default=100, ge=0)
+    """Labelled training cases of the modality below which the generalist is asked first."""
+    escalate_below: float = Field(default=0.7, ge=0, le=1)
+    """Confidence of the first reading below which the second agent is asked."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """Confidence below which a person reads."""
+
+
+PolicyConfig = Annotated[TierPolicy | CompetencePolicy | CascadePolicy, Field(discriminator="kind")]
+
+
+class StoresConfig(_Strict):
+    """Where state lives; relative paths are under CURBSIDE_HOME."""
+
+    index: str = "index"
+    """Folder of the FAISS index."""
+    fleet: str = "fleet"
+    """Folder of the trained agents."""
+    cache: str = "cache"
+    """Folder of cached features, named by content."""
+    checkpoints: str = "checkpoints.sqlite"
+    """SQLite file of interrupted cases."""
+
+
+class PrivacyConfig(_Strict):
+    """What may go further than intake."""
+
+    allowed_tags: tuple[str, ...] = ("Modality", "BodyPartExamined")
+    """DICOM attributes that may be kept; all others are dropped."""
+
+
+class Config(_Strict):
+    """The whole of ``curbside.yaml``."""
+
+    version: Literal[1] = 1
+    encoder: EncoderConfig = EncoderConfig()
+    index: IndexConfig = IndexConfig()
+    fleet: FleetConfig = FleetConfig()
+    policy: PolicyConfig = TierPolicy()
+    stores: StoresConfig = StoresConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the configuration's canonical JSON."""
+        return model_digest(self)
+
+
+def model_digest(model: BaseModel) -> str:
+    """SHA-256 of a model's canonical JSON (keys sorted)."""
+    return content_hash(json.dumps(model.model_dump(mode="json"), sort_keys=True))
+
+
+def load_config(path: Path) -> Config:
+    """Read and check ``curbside.yaml``.
+
+    Raises:
+        ConfigError: missing file, broken YAML, unknown key or bad value; names key,
+            value, valid values and line, for all problems at once.
+    """
+    return _load(Config, path)
+
+
+class _PolicyFile(_Strict):
+    policy: PolicyConfig
+
+
+def load_policy(path: Path) -> TierPolicy | CompetencePolicy | CascadePolicy:
+    """Read a policy file: one key ``policy`` holding what ``curbside.yaml`` has under it."""
+    return _load(_PolicyFile, path).policy
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write a configuration as YAML, atomically."""
+    body = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text(path, "# curbside configuration; check it with: curbside config check\n" + body)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _load(model: type[_Model], path: Path) -> _Model:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist", hint="make demo, or curbside config init"
+        ) from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read: {e}") from e
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path} is not YAML: {e}") from e
+    try:
+        return model.model_validate(data if data is not None else {})
+    except ValidationError as e:
+        problems = [_explain(model, node, err) for err in e.errors(include_url=False)]
+        raise ConfigError(
+            f"{path} has {len(problems)} problem(s):\n  " + "\n  ".join(problems),
+            hint=f"edit it, then: curbside config check {path}",
+        ) from None
+
+
+def _explain(model: type[BaseModel], node: Any, err: Any) -> str:
+    loc = [str(part) for part in err["loc"]]
+    line = _line(node, loc)
+    # pydantic puts the union's tag into loc; it is no key of the file
+    keys = ".".join(p for p in loc if p not in ("tier", "competence", "cascade"))
+    if err["type"] == "extra_forbidden":
+        valid = _valid_keys(model, loc[:-1])
+        return f"line {line}: unknown key '{keys}'; valid keys here: {', '.join(valid)}"
+    return f"line {line}: {keys} = {err.get('input')!r}: {err['msg']}"
+
+
+def _line(node: Any, loc: list[str]) -> int:
+    line: int = node.start_mark.line + 1 if node is not None else 1
+    for part in loc:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key, value in node.value:
+            if key.value == part:
+                node, line = value, key.start_mark.line + 1
+                break
+    return line
+
+
+def _valid_keys(model: type[BaseModel], loc: list[str]) -> list[str]:
+    schema = model.model_json_schema()
+    here: Any = schema
+    for part in loc:
+        here = _resolve(schema, here)
+        options = here.get("oneOf") or here.get("anyOf")
+        if options:
+            tagged = [_resolve(schema, o) for o in options]
+            here = next(
+                (o for o in tagged if o["properties"]["kind"].get("const") == part), tagged[0]
+            )
+        else:
+            here = here["properties"].get(part, {})
+    return list(_resolve(schema, here).get("properties", {}))
+
+
+def _resolve(schema: Any, node: Any) -> Any:
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node

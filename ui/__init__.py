@@ -1,0 +1,1 @@
+"""The Streamlit console.  Nothing but the command line knows it."""
