@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curbside.errors import ImageError
 
-__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "read_image", "to_square"]
+__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "read_bytes", "read_image", "to_square"]
 
 #: Formats that are read; everything else is ``wrong_type``.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
@@ -67,6 +67,15 @@ def read_image(source: Path | bytes) -> NDArray[np.uint8]:
         except Exception as e:
             reason = "truncated" if "truncated" in str(e) or "EOF" in str(e) else "unreadable"
             raise ImageError(reason, f"the pixels cannot be decoded ({type(e).__name__})") from None
+
+
+def read_bytes(source: Path | bytes) -> bytes:
+    """The encoded bytes, not decoded, so that they can be named by their hash.
+
+    Raises:
+        ImageError: ``missing | unreadable | wrong_type | too_large``; names no path.
+    """
+    return source if isinstance(source, bytes) else _read(source)
 
 
 def to_square(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -1,0 +1,169 @@
+"""Images to feature vectors: the one interface, the embedded default, and a fake.
+
+An encoder sees pixels alone.  Which one serves is a configuration value, looked up in
+an explicit table; the projection that is learned on top lives in
+:mod:`curbside.indexes.projection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.config import EncoderConfig
+from curbside.errors import ConfigError
+from curbside.indexes.lite0_graph import DIMENSIONS, GRID, SIDE, Part, Weights
+from curbside.pixels import to_square
+from curbside.study import content_hash
+
+__all__ = ["Encoded", "FakeEncoder", "ImageEncoder", "Lite0Encoder", "load_encoder"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder says of n images.
+
+    Args:
+        pooled: float32 (n, d), raw features, before any projection.
+        grid: float16 (n, c, h, w), the layer that agents fine-tune on, or None where the
+            encoder offers none.
+    """
+
+    pooled: NDArray[np.float32]
+    grid: NDArray[np.float16] | None
+
+
+class ImageEncoder(Protocol):
+    """Images to features; safe to call from several threads.
+
+    ``fingerprint`` is a hash over weights and preprocessing: equal fingerprints mean
+    features that may be compared.  ``prepare`` is the per-image part of the work (decode
+    threads call it); ``encode`` takes prepared images or raw ones, to the same result.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def dimensions(self) -> int: ...
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int] | None: ...
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> Encoded: ...
+
+
+class Lite0Encoder:
+    """EfficientNet-Lite0 through ONNX Runtime: 1280 pooled features and the 112 x 14 x 14 grid.
+
+    Images are stretched to 224 x 224 and scaled to [-1, 1], as the published weights were
+    trained.  The graph is built once for a machine and kept in ``cache``.
+
+    Raises:
+        AgentUnavailable: the weights are missing or not the pinned ones.
+        StorageError: the cache cannot be written.
+    """
+
+    #: Images per run: larger batches fall out of the processor's cache and run slower.
+    CHUNK = 8
+
+    def __init__(self, *, cache: Path | None = None, threads: int = 2) -> None:
+        self._part = Part(_lite0_weights, cache=cache, threads=threads)
+        self.fingerprint = self._part.fingerprint
+        self.dimensions = DIMENSIONS
+        self.grid_shape: tuple[int, int, int] | None = GRID
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB uint8 (h, w, 3) to (224, 224, 3)."""
+        return to_square(image, SIDE)
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> Encoded:
+        """RGB uint8 images (h, w, 3) of any size to float32 (n, 1280) and float16 grids."""
+        pooled = np.empty((len(images), DIMENSIONS), np.float32)
+        grid = np.empty((len(images), *GRID), np.float16)
+        for start in range(0, len(images), self.CHUNK):
+            rows = slice(start, start + self.CHUNK)
+            values = self._part.run(np.stack([self.prepare(i) for i in images[rows]]))
+            pooled[rows], grid[rows] = values["pooled"], values["grid"]
+        return Encoded(pooled, grid)
+
+
+class FakeEncoder:
+    """An encoder for tests and examples: a fixed random projection of a tiny thumbnail.
+
+    Deterministic and fast; images that look alike get vectors that are close.
+    """
+
+    SIDE = 8
+
+    def __init__(
+        self,
+        dimensions: int = 16,
+        *,
+        grid_shape: tuple[int, int, int] | None = (4, 2, 2),
+        seed: int = 0,
+    ) -> None:
+        self.dimensions = dimensions
+        self.grid_shape = grid_shape
+        self.fingerprint = content_hash("fake-encoder", f"{dimensions} {grid_shape} {seed}")
+        width = dimensions + int(np.prod(grid_shape or (0,)))
+        rng = np.random.default_rng(seed)
+        self._matrix = rng.normal(size=(self.SIDE * self.SIDE * 3, width)).astype(np.float32)
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB uint8 (h, w, 3) to (8, 8, 3)."""
+        return to_square(image, self.SIDE)
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> Encoded:
+        """RGB uint8 images of any size to float32 (n, dimensions) and, if any, float16 grids."""
+        n = len(images)
+        values = np.zeros((n, self._matrix.shape[1]), np.float32)
+        for i, image in enumerate(images):
+            # one row at a time, so that a batch and a single image give the same bits
+            values[i] = (self.prepare(image).reshape(-1) / np.float32(127.5) - 1) @ self._matrix
+        pooled = np.ascontiguousarray(values[:, : self.dimensions])
+        if self.grid_shape is None:
+            return Encoded(pooled, None)
+        grid = values[:, self.dimensions :].reshape(n, *self.grid_shape).astype(np.float16)
+        return Encoded(pooled, grid)
+
+
+def load_encoder(config: EncoderConfig, cache: Path | None = None) -> ImageEncoder:
+    """The encoder that the configuration names.
+
+    Args:
+        cache: folder for what is built once for a machine, or None to keep it in memory.
+
+    Raises:
+        ConfigError: the encoder is unknown, or cannot be had here; says why.
+        AgentUnavailable: its weights are missing or damaged.
+    """
+    if config.kind not in _ENCODERS:
+        valid = ", ".join(sorted(_ENCODERS))
+        raise ConfigError(
+            f"encoder.kind = {config.kind!r} is not known; valid: {valid}",
+            hint="curbside config check",
+        )
+    return _ENCODERS[config.kind](config, cache)
+
+
+def _lite0_weights() -> Weights:
+    from curbside.indexes.lite0 import folded_weights
+
+    return folded_weights()
+
+
+def _lite0(config: EncoderConfig, cache: Path | None) -> ImageEncoder:
+    return Lite0Encoder(cache=cache, threads=config.threads)
+
+
+_ENCODERS: dict[str, Callable[[EncoderConfig, Path | None], ImageEncoder]] = {
+    "lite0": _lite0,
+}

