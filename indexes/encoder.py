@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from curbside.config import EncoderConfig
 from curbside.errors import ConfigError
-from curbside.indexes.lite0_graph import DIMENSIONS, GRID, SIDE, Part, Weights
+from curbside.indexes.lite0_graph import BLOCKS, DIMENSIONS, GRID, SIDE, SPLIT, Part, Weights
 from curbside.pixels import to_square
 from curbside.study import content_hash
 
@@ -29,6 +29,7 @@ __all__ = [
     "Lite0Encoder",
     "encoder_kinds",
     "load_encoder",
+    "upper_part",
 ]
 
 
@@ -182,6 +183,19 @@ class _Entry:
     def lacks(self) -> str:
         missing = [name for name in self.needs if find_spec(name) is None]
         return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+def upper_part(
+    *, last: int = len(BLOCKS) - 1, pooled: bool = True, cache: Path | None = None, threads: int = 2
+) -> Part:
+    """What follows the cached grid, without torch: to a later grid, or to pooled features.
+
+    ``upper_part(last=11, pooled=False).run(grid)["grid"]`` is the input of block 12, float16
+    (n, 192, 7, 7), for agents that fine-tune fewer blocks.
+    """
+    return Part(
+        _lite0_weights, first=SPLIT + 1, last=last, pooled=pooled, cache=cache, threads=threads
+    )
 
 
 def _lite0_weights() -> Weights:

@@ -10,7 +10,7 @@ most a few hundred images:
 A segment is written under a temporary name, flushed and renamed, so it is there whole or
 not at all, and what is there is never changed.  Reading is by memory map.  The checksum of
 a tensor is verified when this process first uses it (25 MB take some 15 ms); a segment that
-fails is dropped with a warning, and its images are encoded again.  Not thread-safe by
+fails is deleted with a warning, and its images are encoded again.  Not thread-safe by
 itself: :class:`curbside.indexes.features.FeatureSource` holds a lock around it.
 """
 
@@ -19,8 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +38,11 @@ __all__ = ["FORMAT", "SEGMENT_ROWS", "FeatureCache", "Row"]
 FORMAT = 1
 #: Most rows of one segment: small enough that looking up one image verifies little.
 SEGMENT_ROWS = 512
-#: From this many segments with few rows, they are merged into one.
+#: From this many segments with few rows, the smallest are merged.
 _MERGE_FROM = 32
-_FEW_ROWS = SEGMENT_ROWS // _MERGE_FROM
+_FEW_ROWS = 64
+#: Seconds after which a temporary file is taken for what a killed process left.
+_LEFTOVER_AGE = 3600.0
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +95,10 @@ class _Segment:
         """The mapped tensor, its checksum verified on the first call."""
         if name not in self._checked:
             dtype, shape, offset, checksum = self._where[name]
-            mapped = np.memmap(self.path, dtype, "r", offset, shape)
+            try:
+                mapped = np.memmap(self.path, dtype, "r", offset, shape)
+            except ValueError as e:  # the file has become shorter since its header was read
+                raise _Damaged("it is cut short") from e
             if _checksum(self.digests, mapped) != checksum:
                 raise _Damaged(f"the checksum of {name} differs")
             self._checked[name] = mapped
@@ -119,7 +126,7 @@ class FeatureCache:
         self._grid_shape = grid_shape
         self._segments: dict[str, _Segment] = {}
         self._rows: dict[str, tuple[_Segment, int]] = {}
-        self._refused: set[str] = set()
+        self._remove_leftovers()
         self.refresh()
 
     def __len__(self) -> int:
@@ -131,7 +138,7 @@ class FeatureCache:
             found = {p.name: p for p in self.folder.glob("[0-9a-f]*.safetensors")}
         except OSError as e:
             raise self._unreadable(e) from e
-        for name in sorted(found.keys() - self._segments.keys() - self._refused):
+        for name in sorted(found.keys() - self._segments.keys()):
             self._open(found[name])
 
     def get(self, digest: str, *, grid: bool) -> Row | None:
@@ -151,9 +158,9 @@ class FeatureCache:
                 self._drop(segment)
                 self.refresh()
             except _Damaged as e:
-                self._refuse(segment.path, e)
+                self._delete(segment.path, e)
                 self._drop(segment)
-            except (OSError, ValueError) as e:
+            except OSError as e:
                 raise self._unreadable(e) from e
         return None
 
@@ -166,7 +173,9 @@ class FeatureCache:
         self._write(tuple(digests), rows)
         few = [s for s in self._segments.values() if len(s.digests) < _FEW_ROWS]
         if len(few) >= _MERGE_FROM:
-            self._merge(few)
+            few.sort(key=lambda s: len(s.digests))
+            total = np.cumsum([len(s.digests) for s in few])
+            self._merge(few[: int(np.searchsorted(total, SEGMENT_ROWS, side="right"))])
 
     def _write(self, digests: tuple[str, ...], rows: Sequence[Row]) -> None:
         from safetensors.numpy import save
@@ -201,7 +210,7 @@ class FeatureCache:
         except FileNotFoundError:
             return  # merged away by another process since it was listed
         except _Damaged as e:
-            self._refuse(path, e)
+            self._delete(path, e)
             return
         except OSError as e:
             raise self._unreadable(e) from e
@@ -210,13 +219,22 @@ class FeatureCache:
 
     def _drop(self, segment: _Segment) -> None:
         self._segments.pop(segment.path.name, None)
-        self._rows = {d: at for d, at in self._rows.items() if at[0] is not segment}
+        self._rows = {d: (s, i) for s in self._segments.values() for i, d in enumerate(s.digests)}
 
-    def _refuse(self, path: Path, why: _Damaged) -> None:
-        self._refused.add(path.name)
+    def _delete(self, path: Path, why: _Damaged) -> None:
         _log.warning(
-            "feature cache: %s is damaged (%s); its images are encoded again", path.name, why
+            "feature cache: %s is damaged (%s) and deleted; its images are encoded again",
+            path.name,
+            why,
         )
+        with suppress(OSError):  # on a read-only disk it stays, and is refused every time
+            path.unlink()
+
+    def _remove_leftovers(self) -> None:
+        for path in self.folder.glob(".*.safetensors.*"):
+            with suppress(OSError):  # another process may be quicker
+                if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
+                    path.unlink()
 
     def _unreadable(self, e: Exception) -> StorageError:
         return StorageError(

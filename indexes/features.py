@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, RLock
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ _DECODERS = 2
 _SHOW_FROM = 200
 
 Prepared = NDArray[np.uint8] | ImageError
+#: Positions, or a mask of as many rows as there are.
+Rows = Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,7 @@ class Features:
         """
         return None if self.grids is None else self.grid_rows()
 
-    def grid_rows(
-        self, rows: Sequence[int] | NDArray[np.intp] | None = None
-    ) -> NDArray[np.float16]:
+    def grid_rows(self, rows: Rows | None = None) -> NDArray[np.float16]:
         """Grids of some rows (default: all), float16 (len(rows), c, h, w); zeros on failure.
 
         Raises:
@@ -84,7 +85,7 @@ class Features:
         """
         if self.grids is None or self.grid_shape is None:
             raise InternalError("these features carry no grids; ask for them with grid=True")
-        picked = range(len(self)) if rows is None else [int(r) for r in rows]
+        picked = range(len(self)) if rows is None else _positions(rows)
         out = np.zeros((len(picked), *self.grid_shape), np.float16)
         for i, r in enumerate(picked):
             values = self.grids[r]
@@ -92,9 +93,9 @@ class Features:
                 out[i] = values
         return out
 
-    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Features:
+    def take(self, rows: Rows) -> Features:
         """The same for some rows, in the order given."""
-        picked = [int(r) for r in rows]
+        picked = _positions(rows)
         failures = {i: self.failures[r] for i, r in enumerate(picked) if r in self.failures}
         return Features(
             self.pooled[picked],
@@ -316,6 +317,13 @@ class FeatureSource:
                 self._cache.put(digests, [self._unsaved[d] for d in digests])
                 for digest in digests:
                     del self._unsaved[digest]
+
+
+def _positions(rows: Rows) -> list[int]:
+    where = np.asarray(rows)
+    if where.dtype == np.bool_:
+        where = np.flatnonzero(where)
+    return [int(r) for r in where]
 
 
 def _digest(raw: bytes) -> str:

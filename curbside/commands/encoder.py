@@ -1,0 +1,47 @@
+"""``curbside bench encoder``: the encoder's speed and fidelity beside eager torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``bench encoder`` to the command line."""
+    bench = typer.Typer(no_args_is_help=True, help="Measure the parts on this machine.")
+    bench.command("encoder")(bench_encoder)
+    # a group with one command would otherwise swallow the command's name
+    bench.callback()(lambda: None)
+    app.add_typer(bench, name="bench")
+
+
+def bench_encoder(
+    images: Annotated[int, typer.Option(min=1, max=4096, help="Images of one round.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds, taken in turn.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads of both.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Images per second of the encoder and of the same network in eager torch, and parity."""
+    from curbside.home import home
+    from curbside.indexes.encoder_bench import bench_encoder as run
+    from curbside.progress import bar
+
+    with bar("encoder against eager torch", rounds) as advance:
+        result = run(
+            images=images, rounds=rounds, threads=threads, cache=home() / "cache", advance=advance
+        )
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    typer.echo(
+        f"EfficientNet-Lite0, {result.images} images, {result.threads} threads, "
+        f"median of {result.rounds} rounds"
+    )
+    typer.echo(f"  eager torch (the package's model)  {result.eager_rate:7.1f} images/s")
+    typer.echo(f"  curbside (ONNX Runtime)            {result.rate:7.1f} images/s")
+    typer.echo(f"  ratio                              {result.ratio:7.1f} x")
+    typer.echo(f"  least cosine between the two       {result.cosine:.7f}")
