@@ -203,7 +203,8 @@ def picture(height: int = 60, width: int = 90) -> Pixels:
 
 
 def features(encoder: ImageEncoder, raw: bytes) -> NDArray[np.float32]:
-    return encoder.encode([read_image(raw)]).pooled[0]
+    row: NDArray[np.float32] = encoder.encode([read_image(raw)]).pooled[0]
+    return row
 
 
 def test_exif_orientation_is_undone(lite0: Lite0Encoder) -> None:

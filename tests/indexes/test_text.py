@@ -78,7 +78,7 @@ def test_a_damaged_cache_is_made_again(
     raw = bytearray(file.read_bytes())
     if damage == "flip":
         raw[-3] ^= 64
-    file.write_bytes({"cut": raw[:-10], "flip": raw, "rubbish": b"x"}[damage])
+    file.write_bytes(bytes({"cut": raw[:-10], "flip": raw, "rubbish": bytearray(b"x")}[damage]))
     with caplog.at_level(logging.WARNING):
         again = TextEncoder(cache=tmp_path)
     assert "damaged" in caplog.text
