@@ -115,7 +115,8 @@ class Projection:
             raise InternalError("features must be finite")
         if self.kind == "none":
             return _unit(pooled.astype(np.float32))
-        return _unit((_spread(pooled) - self.mean) @ self.axes)
+        z: NDArray[np.float32] = (_spread(pooled) - self.mean) @ self.axes
+        return _unit(z)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What :meth:`from_arrays` needs, for storage."""

@@ -1,0 +1,421 @@
+"""The assessor: raw features in, everything the index knows about a case out.
+
+One object holds projection, vectors, novelty score and calibration, fitted together and
+stored together, so that a p-value can never come from another index than the one searched.
+It sees features of pixels: no question, no options, no task, no path.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.assessments import Assessments, Embeddings
+from curbside.config import Config
+from curbside.errors import IndexCorrupt, IndexMismatch, InternalError, UserError
+from curbside.indexes.conformal import Calibration
+from curbside.indexes.features import Features
+from curbside.indexes.novelty import Novelty, fit_score, load_score
+from curbside.indexes.posterior import vote
+from curbside.indexes.projection import Projection, class_names
+from curbside.indexes.store import VectorIndex, read_store, tensor_bytes, write_store
+from curbside.indexes.tags import disagreement
+from curbside.study import content_hash
+
+if TYPE_CHECKING:
+    from curbside.cases import Cases
+    from curbside.indexes.competence import Competence
+
+__all__ = ["KIND", "Assessor"]
+
+KIND = "index"
+#: Rows worked on at a time, and the fewest that are: matrix products of few rows take other
+#: code paths, so one case alone is padded and gets what it would get in a batch.
+_BLOCK, _FEWEST = 1024, 32
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    """What is known of each indexed case, by index row."""
+
+    ids: NDArray[np.str_]
+    modalities: NDArray[np.str_]
+    labels: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What one block of rows gives, before p-values."""
+
+    posterior: NDArray[np.float32]
+    novelty: NDArray[np.float64]
+    neighbours: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+    competence: NDArray[np.float32]
+    competence_low: NDArray[np.float32]
+    competence_high: NDArray[np.float32]
+    competence_support: NDArray[np.float32]
+
+
+class Assessor:
+    """Assesses cases from their pooled features; made by :meth:`fit` or :meth:`load`.
+
+    Attributes:
+        modalities: columns of the posterior.
+        fingerprint: of the embeddings (encoder and projection).
+        ids, labels, neighbour_modalities: of the indexed cases, by index row; a label is
+            ``""`` where there is none.
+    """
+
+    def __init__(
+        self,
+        encoder: str,
+        projection: Projection,
+        index: VectorIndex,
+        indexed: _Indexed,
+        novelty: tuple[str, Novelty],
+        neighbours: int,
+    ) -> None:
+        if not len(index) == len(indexed.ids) == len(indexed.modalities) == len(indexed.labels):
+            raise InternalError("index rows and their cases differ in number")
+        self._encoder = encoder
+        self._projection = projection
+        self._index = index
+        self._indexed = indexed
+        self._score_name, self._score = novelty
+        self._k = min(neighbours, len(index))
+        names, column, counts = np.unique(
+            indexed.modalities, return_inverse=True, return_counts=True
+        )
+        self.modalities: tuple[str, ...] = tuple(str(m) for m in names)
+        self._column, self._counts = column.astype(np.intp), counts
+        self._support = np.bincount(column[indexed.labels != ""], minlength=len(names)).astype(
+            np.int32
+        )
+        self.fingerprint = content_hash("embeddings", encoder, projection.digest)
+        self.index_digest = content_hash(
+            self.fingerprint,
+            index.vectors().tobytes(),
+            json.dumps([list(map(str, getattr(indexed, f.name))) for f in fields(indexed)]),
+            f"{self._score_name} {self._k}",
+            tensor_bytes(self._score.arrays()),
+        )
+        self._calibration: Calibration | None = None
+        self._agents: tuple[str, ...] = ()
+        self._specialist = np.full(len(names), -1, np.int16)
+        self._competence: Competence | None = None
+
+    # -- making -------------------------------------------------------------------------
+
+    @classmethod
+    def fit(cls, cases: Cases, features: Features, config: Config) -> Assessor:
+        """Index the cases of role ``train``, calibrate on those of role ``calibration``.
+
+        Cases of other roles, images that failed and training cases without a modality are
+        left out.
+
+        Args:
+            features: one row a case.
+
+        Raises:
+            UserError: no usable case of a role, or calibration cases that are in the index
+                or share a group with it.
+        """
+        if len(features) != len(cases):
+            raise InternalError(f"{len(features)} features for {len(cases)} cases")
+        usable = features.usable
+        train = np.flatnonzero(usable & (cases.roles == "train") & (cases.modalities != ""))
+        held_out = np.flatnonzero(usable & (cases.roles == "calibration"))
+        if not len(train):
+            raise UserError(
+                "there is no usable case of role 'train' with a modality to index",
+                hint="give some cases of the manifest role 'train'",
+            )
+        _refuse_leaks(cases, features, train, held_out)
+        modalities, labels = cases.modalities[train], cases.labels[train]
+        projection = Projection.fit(
+            features.pooled[train], modalities, labels, config.encoder.projection
+        )
+        vectors = projection.apply(features.pooled[train])
+        name = config.index.novelty
+        new = cls(
+            features.fingerprint,
+            projection,
+            VectorIndex(vectors),
+            _Indexed(cases.ids[train], modalities, labels),
+            (name, fit_score(name, vectors, class_names(modalities, labels))),
+            config.index.neighbours,
+        )
+        known = new._measure(features.pooled[held_out])
+        new._calibrate(
+            Calibration.fit(
+                known.novelty,
+                known.posterior.argmax(axis=1),
+                new.modalities,
+                minimum=config.index.stratum_minimum,
+            )
+        )
+        return new
+
+    def _calibrate(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+        self.strata = calibration.strata
+        self.calibration_digest = content_hash(
+            self.index_digest, tensor_bytes(calibration.scores())
+        )
+
+    def bind(
+        self,
+        agents: tuple[str, ...],
+        specialists: Mapping[str, str],
+        competence: Competence | None = None,
+    ) -> Assessor:
+        """A copy that also fills what is known of agents.
+
+        Args:
+            agents: columns of the competence arrays.
+            specialists: modality to the name of its specialist, which is one of ``agents``.
+            competence: of these agents; one that it does not know is NaN everywhere.
+
+        Raises:
+            InternalError: a specialist that is no agent.
+            IndexMismatch: the competence was learned on other embeddings.
+        """
+        if competence is not None and competence.fingerprint != self.fingerprint:
+            raise IndexMismatch(
+                "the learned competence belongs to other embeddings than the index: expected "
+                f"{self.fingerprint[:12]}, found {competence.fingerprint[:12]}",
+                hint="curbside build",
+            )
+        new = copy.copy(self)
+        new._agents, new._specialist = agents, np.full(len(self.modalities), -1, np.int16)
+        for modality, name in specialists.items():
+            if name not in agents:
+                raise InternalError(f"specialist {name!r} is none of {agents}")
+            if modality in self.modalities:
+                new._specialist[self.modalities.index(modality)] = agents.index(name)
+        new._competence = None if competence is None else competence.select(agents)
+        return new
+
+    # -- using --------------------------------------------------------------------------
+
+    @property
+    def ids(self) -> NDArray[np.str_]:
+        """Ids of the indexed cases, (n,)."""
+        return self._indexed.ids
+
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """Labels of the indexed cases, (n,); ``""`` where there is none."""
+        return self._indexed.labels
+
+    @property
+    def neighbour_modalities(self) -> NDArray[np.str_]:
+        """Modalities of the indexed cases, (n,)."""
+        return self._indexed.modalities
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def embed(self, pooled: NDArray[np.float32]) -> Embeddings:
+        """Unit vectors of raw features, float32 (n, d).  Raises InternalError on bad shapes."""
+        blocks = [self._projection.apply(x)[:n] for x, n in _blocks(pooled)]
+        width = self._index.dimensions
+        vectors = np.concatenate(blocks) if blocks else np.zeros((0, width), np.float32)
+        return Embeddings(vectors, self.fingerprint)
+
+    def assess(
+        self,
+        pooled: NDArray[np.float32],
+        *,
+        modality_tags: Sequence[str | None] | None = None,
+    ) -> Assessments:
+        """What the index knows about n cases; a case gets the same alone as in a batch.
+
+        Rows of images that failed mean nothing: leave them out, or drop them after.
+
+        Args:
+            pooled: float32 (n, d), raw features.
+            modality_tags: n DICOM codes or None; only compared with the pixels' verdict.
+        """
+        if self._calibration is None:
+            raise InternalError("the assessor has no calibration")
+        found = self._measure(pooled)
+        predicted = found.posterior.argmax(axis=1)
+        p = self._calibration.p_values(found.novelty, predicted)
+        tags = [None] * len(pooled) if modality_tags is None else modality_tags
+        if len(tags) != len(pooled):
+            raise InternalError(f"{len(tags)} tags for {len(pooled)} cases")
+        return Assessments(
+            modalities=self.modalities,
+            agents=self._agents,
+            strata=self._calibration.strata,
+            posterior=found.posterior,
+            novelty=found.novelty,
+            p_value=p.p_value,
+            stratum=p.stratum,
+            stratum_n=p.stratum_n,
+            support=self._support[predicted],
+            specialist=self._specialist[predicted],
+            neighbours=found.neighbours,
+            similarity=found.similarity,
+            tag_disagreement=disagreement(tags, predicted, self.modalities),
+            competence=found.competence,
+            competence_low=found.competence_low,
+            competence_high=found.competence_high,
+            competence_support=found.competence_support,
+        )
+
+    def threshold(self, alpha: float, stratum: str) -> float:
+        """The smallest novelty score with p ≤ alpha in a stratum; ``inf`` where none is."""
+        if self._calibration is None:
+            raise InternalError("the assessor has no calibration")
+        return self._calibration.threshold(alpha, stratum)
+
+    def modality_of(self, pooled: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Column of the most likely modality, intp (n,)."""
+        return np.asarray(self._measure(pooled).posterior.argmax(axis=1), np.intp)
+
+    def _measure(self, pooled: NDArray[np.float32]) -> _Block:
+        parts = [self._block(x, n) for x, n in _blocks(pooled)]
+        if not parts:
+            # the shapes of no rows are those of one, emptied
+            parts = [self._block(np.zeros((_FEWEST, pooled.shape[1]), np.float32), 0)]
+        return _Block(
+            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(_Block))
+        )
+
+    def _block(self, pooled: NDArray[np.float32], n: int) -> _Block:
+        vectors = self._projection.apply(pooled)
+        rows, similarity = self._index.search(vectors, self._k)
+        posterior = vote(similarity, self._column[rows], self._counts)
+        novelty = self._score.score(vectors, similarity)
+        if self._competence is None:
+            empty = np.full((len(pooled), len(self._agents)), np.nan, np.float32)
+            known = (empty, empty, empty, np.zeros_like(empty))
+        else:
+            known = self._competence.estimate(
+                Embeddings(vectors, self.fingerprint), posterior.argmax(axis=1)
+            )
+        return _Block(
+            posterior[:n], novelty[:n], rows[:n], similarity[:n], *(values[:n] for values in known)
+        )
+
+    # -- keeping ------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write everything as one folder, whole or not at all.
+
+        Raises:
+            StorageError: the disk is full or read-only; an older index there still works.
+        """
+        if self._calibration is None:
+            raise InternalError("the assessor has no calibration")
+        cases = {
+            "ids": self.ids.tolist(),
+            "modalities": self.neighbour_modalities.tolist(),
+            "labels": self.labels.tolist(),
+        }
+        files = {
+            "projection.safetensors": tensor_bytes(self._projection.arrays()),
+            "vectors.faiss": self._index.to_bytes(),
+            "novelty.safetensors": tensor_bytes(self._score.arrays()),
+            "calibration.safetensors": tensor_bytes(self._calibration.scores()),
+            "cases.json": json.dumps(cases).encode(),
+        }
+        counts = zip(self.modalities, self._counts.tolist(), strict=True)
+        write_store(
+            folder,
+            KIND,
+            files,
+            {
+                "encoder": self._encoder,
+                "fingerprint": self.fingerprint,
+                "index_digest": self.index_digest,
+                "calibration_digest": self.calibration_digest,
+                "novelty": self._score_name,
+                "neighbours": self._k,
+                "dimensions": self._index.dimensions,
+                "cases": len(self),
+                "cases_by_modality": dict(counts),
+                "calibration_by_stratum": {
+                    s: len(v) for s, v in self._calibration.scores().items()
+                },
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, encoder: str) -> Assessor:
+        """Read and verify what :meth:`save` wrote.
+
+        Args:
+            encoder: fingerprint of the encoder whose features will be assessed.
+
+        Raises:
+            NotBuilt, IndexMismatch, IndexCorrupt: see
+                :func:`curbside.indexes.store.read_store`.
+        """
+        stored = read_store(folder, KIND, expect={"encoder": encoder})
+        facts = stored.facts
+        try:
+            rows = stored.json("cases.json")
+            new = cls(
+                encoder,
+                Projection.from_arrays(stored.tensors("projection.safetensors")),
+                VectorIndex.from_bytes(stored.files["vectors.faiss"]),
+                _Indexed(*(np.array(rows[k], np.str_) for k in ("ids", "modalities", "labels"))),
+                (
+                    facts["novelty"],
+                    load_score(facts["novelty"], stored.tensors("novelty.safetensors")),
+                ),
+                int(facts["neighbours"]),
+            )
+            new._calibrate(Calibration(stored.tensors("calibration.safetensors"), new.modalities))
+        except (KeyError, TypeError, ValueError, InternalError) as e:
+            raise IndexCorrupt(
+                f"the index at {folder} is whole, but not what this version writes",
+                hint="curbside build",
+            ) from e
+        for what in ("fingerprint", "index_digest", "calibration_digest"):
+            if getattr(new, what) != facts.get(what):
+                raise IndexMismatch(
+                    f"the index at {folder} was made by another version of the code: {what} "
+                    f"expected {getattr(new, what)[:12]}, found {str(facts.get(what))[:12]}",
+                    hint="curbside build",
+                )
+        return new
+
+
+def _blocks(pooled: NDArray[np.float32]) -> list[tuple[NDArray[np.float32], int]]:
+    """Blocks of at least ``_FEWEST`` rows, padded with zeros, and how many rows are real."""
+    out = []
+    for start in range(0, len(pooled), _BLOCK):
+        part = np.asarray(pooled[start : start + _BLOCK], np.float32)
+        n = len(part)
+        if n < _FEWEST:
+            part = np.concatenate([part, np.zeros((_FEWEST - n, part.shape[1]), np.float32)])
+        out.append((part, n))
+    return out
+
+
+def _refuse_leaks(
+    cases: Cases, features: Features, train: NDArray[np.intp], held_out: NDArray[np.intp]
+) -> None:
+    """A calibration case that is in the index is its own neighbour: it would look familiar
+    by construction, and every new case would then look strange."""
+    digests = np.array(features.digests)
+    for what, values in (("an image", digests), ("a group", cases.groups)):
+        shared = np.isin(values[held_out], values[train]) & (values[held_out] != "")
+        if shared.any():
+            raise UserError(
+                f"{int(shared.sum())} of {len(held_out)} calibration cases share {what} with "
+                "cases that are indexed, so their p-values would be worthless",
+                hint="give all cases of a group one role in the manifest",
+            )
