@@ -115,7 +115,7 @@ class Projection:
             raise InternalError("features must be finite")
         if self.kind == "none":
             return _unit(pooled.astype(np.float32))
-        z: NDArray[np.float32] = (_spread(pooled) - self.mean) @ self.axes
+        z = np.asarray((_spread(pooled) - self.mean) @ self.axes, np.float32)
         return _unit(z)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
