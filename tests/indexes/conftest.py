@@ -1,4 +1,4 @@
-"""A planted world for the index: modalities and findings as Gaussians, one modality never indexed."""
+"""A planted world for the index: modalities and findings as Gaussians, one never indexed."""
 
 from __future__ import annotations
 
