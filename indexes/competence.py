@@ -41,7 +41,7 @@ KIND = "competence"
 _TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
 _STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 _TWO_SIDED = 0.05
-#: Effective outcomes below which nothing is claimed.
+#: Outcomes, near ones and those of the coarser rates, below which nothing is claimed.
 _MINIMUM_SUPPORT = 5.0
 
 #: estimate, low, high, support: each float32 (n, a)
@@ -147,8 +147,8 @@ class Competence:
             modality: intp (n,), column of the predicted modality.
 
         Returns:
-            estimate, low, high (NaN below a support of 5) and effective support, each
-            float32 (n, a); low ≤ estimate ≤ high.
+            estimate, low, high and effective support, each float32 (n, a); low ≤ estimate
+            ≤ high.  NaN where fewer than 5 outcomes, near and coarser, stand behind it.
 
         Raises:
             IndexMismatch: embeddings of another encoder or projection.
@@ -164,11 +164,12 @@ class Competence:
         prior = self._rate[modality]
         p = (weight @ self._correct + self.within * prior) / (near + self.within)
         p = np.clip(p, 0.0, 1.0)  # rounding
-        support = near + np.minimum(self.within, self._rate_support[modality])
+        behind = self._rate_support[modality]
+        support = near + np.minimum(self.within, behind)
         # half a success and half a failure (Jeffreys): a rate of 1 has an interval too
         low = special.betaincinv(p * support + 0.5, (1 - p) * support + 0.5, _TWO_SIDED / 2)
         high = special.betaincinv(p * support + 0.5, (1 - p) * support + 0.5, 1 - _TWO_SIDED / 2)
-        known = support >= _MINIMUM_SUPPORT
+        known = near + behind >= _MINIMUM_SUPPORT
         columns = (p, np.minimum(low, p), np.maximum(high, p))
         estimate, low, high = (np.where(known, v, np.nan).astype(np.float32) for v in columns)
         return estimate, low, high, support.astype(np.float32)
