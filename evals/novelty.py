@@ -118,7 +118,9 @@ def answered_at(
     cut = np.minimum((share < budget).sum(axis=1), len(values) - 1)
     each = np.arange(r)
     before = np.where(cut > 0, share[each, np.maximum(cut - 1, 0)], 0)
-    part = np.clip(np.nan_to_num(ratio(budget - before, share[each, cut] - before)), 0, 1)
+    step = np.asarray(share[each, cut] - before, np.float32)
+    missing = np.asarray(budget - before, np.float32)
+    part = np.clip(np.nan_to_num(ratio(missing, step)), 0, 1)
     out = {}
     for m in sorted(set(frame.modality[novel].tolist())):
         at = np.flatnonzero(novel & (frame.modality == m))

@@ -65,7 +65,7 @@ def over_models(values: Sequence[Float], weights: Float) -> Float:
     total = used.sum(axis=1)
     mean = (used * np.nan_to_num(stack)).sum(axis=1)
     out = np.full(len(stack), np.nan, np.float32)
-    return np.divide(mean, total, out=out, where=total > 0)
+    return np.asarray(np.divide(mean, total, out=out, where=total > 0), np.float32)
 
 
 def interval(values: Float, level: float = LEVEL) -> tuple[float, float, float]:

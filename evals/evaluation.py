@@ -1,0 +1,553 @@
+"""The whole evaluation by replay: from response matrices to values, replicates and verdict.
+
+Reads no image and calls no model.  Everything that is *chosen* (the hybrid put forward, the
+best arm alone, the team's fallback specialist, oracles by task) is chosen on ``tune``;
+everything that is *reported* is measured on the evaluated cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.assessments import Assessments
+from curbside.config import CascadePolicy, CompetencePolicy, Config, PolicyConfig, TierPolicy
+from curbside.evals import arms as arm_
+from curbside.evals.arms import Arm, Outcomes, Roster
+from curbside.evals.frame import Frame
+from curbside.evals.gates import BUDGETS, GATES, case_weights, familiarity, gate_order, gated
+from curbside.evals.metrics import METRICS, Scorer, Sums, Utility
+from curbside.evals.novelty import NoveltyValues, answered_at, measure_novelty
+from curbside.evals.statistics import (
+    Contrast,
+    Family,
+    Verdict,
+    contrasts,
+    draw_groups,
+    draw_models,
+    interval,
+    intervals,
+    minimum_detectable,
+    over_models,
+    p_value,
+    verdict,
+)
+from curbside.evals.tags import tags_arm
+from curbside.responses import ResponseMatrix
+
+__all__ = [
+    "CURVE_BUDGETS",
+    "HYBRIDS",
+    "OPPONENTS",
+    "ArmResult",
+    "Part",
+    "Result",
+    "Trained",
+    "evaluate",
+]
+
+Float = NDArray[np.float32]
+Interval = tuple[float, float, float]
+
+G16, GFULL, TWIN = "generalist-16", "generalist-full", "generalist-full-b"
+LINEAR = ("linear-full", "linear-16")
+#: What the hybrid must beat, each of them, for the verdict.
+OPPONENTS = ("S", "G16", "Gfull", "E")
+#: Candidates for the hybrid put forward, all over {S, Gfull}.
+HYBRIDS = ("H-tier", "H-competence", "H-cascade")
+CURVE_BUDGETS = tuple(round(0.025 * i, 3) for i in range(21))
+#: Worths that are swept one at a time around the registered ones.
+SWEEP: Mapping[str, tuple[float, ...]] = {
+    "right": (0.5, 1.0, 2.0),
+    "wrong": (-0.5, -1.0, -2.0, -4.0),
+    "novel_answered": (-0.5, -1.0, -2.0, -4.0),
+    "referral": (0.0, -0.1, -0.25, -0.5),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases that agents were asked about: a frame, what was known, what was said (n rows each).
+
+    ``assessments.agents`` are those whose competence is known; on tune it is cross-fitted.
+    """
+
+    frame: Frame
+    assessments: Assessments
+    matrix: ResponseMatrix
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained draw (one few-shot draw and seed of every arm)."""
+
+    seed: int
+    specialists: Mapping[str, str]
+    serving: str
+    test: Part
+    tune: Part
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm's numbers: (estimate, low, high) each.
+
+    Args:
+        overall: metric → interval; ``METRICS`` and ``auroc``, ``accuracy_unconfounded``.
+        per_tier, per_modality: metric → name → interval.
+        gates: gate → budget → number → interval (empty for arms that no gate is crossed with).
+        novel_answered: gate → interval, at 5 % of its common cases referred.
+    """
+
+    name: str
+    kind: str
+    overall: dict[str, Interval]
+    per_tier: dict[str, dict[str, Interval]]
+    per_modality: dict[str, dict[str, Interval]]
+    gates: dict[str, dict[float, dict[str, Interval]]] = field(default_factory=dict)
+    novel_answered: dict[str, Interval] = field(default_factory=dict)
+    p2: Interval = (float("nan"), float("nan"), float("nan"))
+    better_gate: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that the summary is written from."""
+
+    frame: Frame
+    arms: dict[str, ArmResult]
+    contrasts: list[Contrast]
+    verdict: Verdict
+    hybrid: str
+    best_single: str
+    fallbacks: tuple[str, ...]
+    tune_accuracy: dict[str, float]
+    novelty: NoveltyValues
+    novelty_score: NDArray[np.float64]
+    curves: dict[str, dict[str, list[float]]]
+    sweep: list[dict[str, float | str]]
+    alpha: float
+    replicates: int
+    seed: int
+    draws: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """An arm on one draw."""
+
+    arm: Arm
+    outcomes: Outcomes
+    sums: Sums
+
+
+def evaluate(
+    everything: Frame,
+    assessments: Assessments,
+    trained: Sequence[Trained],
+    config: Config,
+    *,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Result:
+    """Replay all arms and gates, and reach the verdict.
+
+    Args:
+        everything: all evaluated cases, asked or not, N rows.
+        assessments: of all of them.
+        trained: one or more trained draws; each one's test part holds the asked rows of
+            ``everything`` in the same order.
+        replicates: bootstrap replicates over groups (and draws, where there are several).
+    """
+    counts = draw_groups(everything.n_groups, replicates, seed)
+    models = draw_models(len(trained), replicates, seed)
+    asked = np.flatnonzero(everything.asked)
+    # groups keep their numbers, so that one draw serves all cases and the asked ones alike
+    frame = _keep_groups(everything, asked)
+    scorer = Scorer(frame, counts)
+    alpha = config.policy.alpha or 0.05
+    familiar_all = familiarity(assessments)
+    familiar = familiar_all[asked]
+
+    rosters = [_roster(t) for t in trained]
+    tune = _tune_accuracy(trained, rosters, config)
+    hybrid = _best(tune, HYBRIDS)
+    alone = [a for a in tune if a in ("S", "G16", "Gfull") or a in _single_names(trained)]
+    best_single = _best(tune, alone)
+    by_draw = [
+        _score(_test_arms(t, r, frame, config, hybrid), t, scorer)
+        for t, r in zip(trained, rosters, strict=True)
+    ]
+
+    weights = case_weights(frame, counts) if len(frame) else np.zeros((len(counts), 0), np.float32)
+    truth = trained[0].test.matrix.truth
+    results: dict[str, ArmResult] = {}
+    p1: dict[str, Float] = {}
+    p2: dict[str, Float] = {}
+    beside: dict[str, dict[str, Float]] = {
+        "balanced_accuracy": {},
+        "auroc": {},
+        "accuracy_unconfounded": {},
+    }
+    for name in by_draw[0]:
+        runs = [d[name] for d in by_draw]
+        values = _overall(scorer, runs, truth, models, with_auroc=_gated_kind(runs[0].arm))
+        p1[name] = values["accuracy"]
+        for metric, into in beside.items():
+            into[name] = values[metric]
+        result = _arm_result(scorer, runs, models, values)
+        if _gated_kind(runs[0].arm) and len(frame):
+            p2[name] = _cross_gates(result, runs, frame, familiar, weights, models)
+            _safety(result, runs, frame, familiar, counts, models)
+            result = _with_p2(result, p2[name])
+        results[name] = result
+
+    families = [Family("P1", "accuracy", p1), Family("P2", "net_benefit", p2)]
+    opponents = [o for o in OPPONENTS if o in p1]
+    found = contrasts(hybrid, opponents, families) if len(frame) else []
+    costs = {a: results[a].overall["cost"][0] for a in results}
+    return Result(
+        frame=everything,
+        arms=results,
+        contrasts=found + _secondary(hybrid, best_single, opponents, p1, p2, beside),
+        verdict=verdict(
+            hybrid, found, cost=costs.get(hybrid, np.nan), ensemble_cost=costs.get("E", np.nan)
+        ),
+        hybrid=hybrid,
+        best_single=best_single,
+        fallbacks=tuple(r.fallback for r in rosters),
+        tune_accuracy=tune,
+        novelty=measure_novelty(
+            everything, assessments.novelty, assessments.p_value, familiar_all, counts, alpha
+        ),
+        novelty_score=assessments.novelty,
+        curves=_curves(by_draw, frame, familiar, weights[:1]),
+        sweep=_sweep(by_draw, frame, familiar, weights[:1], [hybrid, *opponents]),
+        alpha=alpha,
+        replicates=replicates,
+        seed=seed,
+        draws=tuple(t.seed for t in trained),
+    )
+
+
+# -- arms -----------------------------------------------------------------------------------
+
+
+def policy_configs(config: Config) -> dict[str, PolicyConfig]:
+    """The three policies, as configured where the configuration holds one of their kind."""
+    support = getattr(config.policy, "minimum_support", config.fleet.specialist_minimum)
+    default: dict[str, PolicyConfig] = {
+        "tier": TierPolicy(minimum_support=support),
+        "competence": CompetencePolicy(),
+        "cascade": CascadePolicy(minimum_support=support),
+    }
+    return default | {config.policy.kind: config.policy}
+
+
+def _plain_arms(part: Part, roster: Roster, config: Config) -> dict[str, Arm]:
+    """Arms that need nothing but what a router has; the same on tune and on test."""
+    m, a = part.matrix, part.assessments
+    policies = policy_configs(config)
+    team = arm_.team(m, a, roster)
+    out = {"S": team}
+    if GFULL in m.agents:
+        full = arm_.single(m, GFULL, "Gfull")
+        out |= {"Gfull": full, "E": arm_.blend("E", team, full)}
+        for kind in ("tier", "competence", "cascade"):
+            name = f"H-{kind}"
+            out[name] = arm_.hybrid(name, policies[kind], m, a, roster, GFULL)
+    if G16 in m.agents:
+        out["G16"] = arm_.single(m, G16, "G16")
+        out["H-tier16"] = arm_.hybrid("H-tier16", policies["tier"], m, a, roster, G16)
+    for agent in sorted(set(roster.specialists.values())):
+        out[agent] = arm_.single(m, agent, agent)
+    for agent in LINEAR:
+        if agent in m.agents:
+            out[agent] = arm_.single(m, agent, agent, "linear")
+    return out
+
+
+def _test_arms(
+    t: Trained, roster: Roster, frame: Frame, config: Config, hybrid: str
+) -> dict[str, Arm]:
+    """All arms on the evaluated cases, baselines and oracles too."""
+    m, a = t.test.matrix, t.test.assessments
+    out = _plain_arms(t.test, roster, config)
+    if GFULL in m.agents:
+        sides = (out["S"], out["Gfull"])
+        tune = _plain_arms(t.tune, roster, config)
+        right = [arm_.outcomes(t.tune.matrix, tune[n]).right for n in ("S", "Gfull")]
+        out["random"] = arm_.random_like("random", out[hybrid], a, sides)
+        out["tags"] = tags_arm(frame.modality, m, t.specialists, GFULL)
+        out["task-oracle"] = arm_.task_oracle(
+            frame.task, t.tune.frame.task, (right[0], right[1]), sides
+        )
+        out["case-oracle"] = arm_.case_oracle("case-oracle", m, sides)
+        if TWIN in m.agents:
+            twins = (out["Gfull"], arm_.single(m, TWIN, "Gfull-b"))
+            out["twin-oracle"] = arm_.case_oracle("twin-oracle", m, twins)
+    serving = (*sorted(set(t.specialists.values())), t.serving)
+    out["served"] = arm_.served(config.policy, m, a, serving, t.serving)
+    return out
+
+
+def _roster(t: Trained) -> Roster:
+    """Who the team falls back on: the specialist best on the tune cases it would serve."""
+    f, m = t.tune.frame, t.tune.matrix
+    foreign = f.scored & ~np.isin(f.predicted, list(t.specialists))
+    rows = foreign if foreign.any() else f.scored
+
+    def score(agent: str) -> float:
+        right = m.correct[rows, m.column(agent)]
+        by = [right[f.modality[rows] == x].mean() for x in sorted(set(f.modality[rows].tolist()))]
+        return float(np.mean(by)) if by else 0.0
+
+    return Roster(t.specialists, arm_.best_fallback(score, t.specialists))
+
+
+def _tune_accuracy(
+    trained: Sequence[Trained], rosters: Sequence[Roster], config: Config
+) -> dict[str, float]:
+    """Arm → macro accuracy on tune, mean over the trained draws."""
+    totals: dict[str, list[float]] = {}
+    for t, roster in zip(trained, rosters, strict=True):
+        scorer = Scorer(t.tune.frame, np.ones((1, t.tune.frame.n_groups), np.float32))
+        for name, arm in _plain_arms(t.tune, roster, config).items():
+            sums = scorer.sums(arm_.outcomes(t.tune.matrix, arm))
+            totals.setdefault(name, []).append(float(scorer.metric("accuracy", sums)[0]))
+    return {name: float(np.mean(v)) for name, v in totals.items()}
+
+
+def _best(scores: Mapping[str, float], among: Sequence[str]) -> str:
+    """The highest score; ties to the first listed, which is the simpler one."""
+    return max((a for a in among if a in scores), key=lambda a: scores[a])
+
+
+def _single_names(trained: Sequence[Trained]) -> set[str]:
+    return set(trained[0].specialists.values())
+
+
+def _gated_kind(arm: Arm) -> bool:
+    """Arms that the gates are crossed with: not oracles, nor single specialists, nor served."""
+    if arm.kind in ("oracle", "served"):
+        return False
+    return arm.kind != "alone" or arm.name in OPPONENTS
+
+
+# -- numbers --------------------------------------------------------------------------------
+
+
+def _keep_groups(frame: Frame, rows: NDArray[np.intp]) -> Frame:
+    part = frame.take(rows)
+    object.__setattr__(part, "group", frame.group[rows])
+    return part
+
+
+def _score(arms: Mapping[str, Arm], t: Trained, scorer: Scorer) -> dict[str, _Scored]:
+    out = {}
+    for name, arm in arms.items():
+        o = arm_.outcomes(t.test.matrix, arm)
+        out[name] = _Scored(arm, o, scorer.sums(o))
+    return out
+
+
+def _overall(
+    scorer: Scorer,
+    runs: Sequence[_Scored],
+    truth: NDArray[np.int16],
+    models: Float,
+    *,
+    with_auroc: bool,
+) -> dict[str, Float]:
+    out = {m: over_models([scorer.metric(m, r.sums) for r in runs], models) for m in METRICS}
+    clean = scorer.known & ~scorer.confounded
+    out["accuracy_unconfounded"] = over_models(
+        [scorer.metric("accuracy", r.sums, clean) for r in runs], models
+    )
+    nothing = np.full(len(models), np.nan, np.float32)
+    out["auroc"] = (
+        over_models([scorer.auroc(r.outcomes, truth) for r in runs], models)
+        if with_auroc
+        else nothing
+    )
+    return out
+
+
+def _arm_result(
+    scorer: Scorer, runs: Sequence[_Scored], models: Float, overall: Mapping[str, Float]
+) -> ArmResult:
+    scopes = list(scorer.scopes())
+    keys = [(m, s) for m in METRICS for s in scopes]
+    rows = [over_models([scorer.metric(m, r.sums, s.cells) for r in runs], models) for m, s in keys]
+    named = list(overall)
+    found = intervals(np.stack([overall[k] for k in named] + rows))
+    triple = [(float(a), float(b), float(c)) for a, b, c in found]
+    per: dict[str, dict[str, dict[str, Interval]]] = {
+        "tier": {m: {} for m in METRICS},
+        "modality": {m: {} for m in METRICS},
+    }
+    for (metric, scope), value in zip(keys, triple[len(named) :], strict=True):
+        per[scope.kind][metric][scope.name] = value
+    return ArmResult(
+        name=runs[0].arm.name,
+        kind=runs[0].arm.kind,
+        overall=dict(zip(named, triple[: len(named)], strict=True)),
+        per_tier=per["tier"],
+        per_modality=per["modality"],
+    )
+
+
+def _cross_gates(
+    result: ArmResult,
+    runs: Sequence[_Scored],
+    frame: Frame,
+    familiar: NDArray[np.float64],
+    weights: Float,
+    models: Float,
+) -> Float:
+    """Fill ``result.gates``; returns P2: the mean over budgets under the better gate, (r,)."""
+    means = []
+    for gate in GATES:
+        each = [
+            gated(gate_order(gate, frame, r.outcomes, familiar), frame, r.outcomes, weights)
+            for r in runs
+        ]
+        result.gates[gate] = {}
+        for j, budget in enumerate(BUDGETS):
+            numbers = {}
+            for number in ("net_benefit", "coverage", "selective_accuracy"):
+                values = over_models([getattr(e, number)[:, j] for e in each], models)
+                numbers[number] = interval(values)
+            result.gates[gate][budget] = numbers
+        means.append(over_models([e.net_benefit.mean(axis=1) for e in each], models))
+    # re-chosen in every replicate, for every arm alike
+    return np.asarray(np.max(np.stack(means), axis=0), np.float32)
+
+
+def _safety(
+    result: ArmResult,
+    runs: Sequence[_Scored],
+    frame: Frame,
+    familiar: NDArray[np.float64],
+    counts: Float,
+    models: Float,
+) -> None:
+    common = frame.scored & frame.usable & (frame.tier == "common")
+    novel = frame.novel & frame.usable
+    if not common.any() or not novel.any():
+        return
+    weight = counts[:, frame.group]
+    for gate in GATES:
+        values = []
+        for r in runs:
+            score = familiar if gate == "novelty" else r.outcomes.confidence
+            by = answered_at(score, frame, common, novel, weight)
+            values.append(np.asarray(np.nanmean(np.stack(list(by.values())), axis=0), np.float32))
+        result.novel_answered[gate] = interval(over_models(values, models))
+
+
+def _with_p2(result: ArmResult, p2: Float) -> ArmResult:
+    means = {
+        g: float(np.mean([result.gates[g][b]["net_benefit"][0] for b in BUDGETS])) for g in GATES
+    }
+    object.__setattr__(result, "p2", interval(p2))
+    object.__setattr__(result, "better_gate", max(GATES, key=lambda g: means[g]))
+    return result
+
+
+def _secondary(
+    hybrid: str,
+    best_single: str,
+    opponents: Sequence[str],
+    p1: Mapping[str, Float],
+    p2: Mapping[str, Float],
+    beside: Mapping[str, Mapping[str, Float]],
+) -> list[Contrast]:
+    """Contrasts beside the registered ones, without adjustment and without a say."""
+    pairs = [("accuracy", p1, hybrid, best_single)] if best_single not in opponents else []
+    pairs += [(metric, values, hybrid, b) for metric, values in beside.items() for b in opponents]
+    for a, b in (
+        (hybrid, "random"),
+        (hybrid, "tags"),
+        ("H-tier16", "S"),
+        ("H-tier16", "G16"),
+        ("Gfull", "G16"),
+        ("Gfull", "linear-full"),
+        ("G16", "linear-16"),
+        ("S", "linear-full"),
+        ("case-oracle", "twin-oracle"),
+        ("task-oracle", hybrid),
+        *((h, hybrid) for h in HYBRIDS if h != hybrid),
+    ):
+        if a in p1 and b in p1:
+            pairs.append(("accuracy", p1, a, b))
+        if a in p2 and b in p2:
+            pairs.append(("net_benefit", p2, a, b))
+    out = []
+    for metric, values, a, b in pairs:
+        d = values[a] - values[b]
+        delta, low, high = interval(d)
+        nan = float("nan")
+        out.append(
+            Contrast(
+                "beside", a, b, metric, delta, low, high, nan, p_value(d), nan,
+                minimum_detectable(d),
+            )
+        )  # fmt: skip
+    return out
+
+
+def _curves(
+    by_draw: Sequence[Mapping[str, _Scored]],
+    frame: Frame,
+    familiar: NDArray[np.float64],
+    weights: Float,
+) -> dict[str, dict[str, list[float]]]:
+    """Arm → gate → net benefit at ``CURVE_BUDGETS``, in the sample."""
+    out: dict[str, dict[str, list[float]]] = {}
+    for name, scored in by_draw[0].items():
+        if not _gated_kind(scored.arm) or not len(frame):
+            continue
+        out[name] = {}
+        for gate in GATES:
+            each = []
+            for d in by_draw:
+                o = d[name].outcomes
+                order = gate_order(gate, frame, o, familiar)
+                each.append(gated(order, frame, o, weights, CURVE_BUDGETS).net_benefit[0])
+            out[name][gate] = [float(v) for v in np.mean(each, axis=0)]
+    return out
+
+
+def _sweep(
+    by_draw: Sequence[Mapping[str, _Scored]],
+    frame: Frame,
+    familiar: NDArray[np.float64],
+    weights: Float,
+    names: Sequence[str],
+) -> list[dict[str, float | str]]:
+    """P2 in the sample when one worth is changed at a time."""
+    if not len(frame):
+        return []
+    out: list[dict[str, float | str]] = []
+    for key, levels in SWEEP.items():
+        for level in levels:
+            utility = Utility(**{key: level})
+            row: dict[str, float | str] = {"worth": key, "value": level}
+            for name in names:
+                best = -np.inf
+                for gate in GATES:
+                    each = []
+                    for d in by_draw:
+                        o = d[name].outcomes
+                        order = gate_order(gate, frame, o, familiar)
+                        each.append(
+                            gated(order, frame, o, weights, BUDGETS, utility).net_benefit.mean()
+                        )
+                    best = max(best, float(np.mean(each)))
+                row[name] = best
+            out.append(row)
+    return out
