@@ -1,0 +1,160 @@
+"""The embedded fleet as stored: verified before it is used, loaded agent by agent.
+
+Loading checks every file against its checksum before a tensor is read.  Knows nothing of
+training (:mod:`curbside.agents.train` writes what is read here) nor of routing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from curbside.agents.contract import Agent, AgentCard
+from curbside.agents.cost import BuildCost
+from curbside.errors import IndexCorrupt, IndexMismatch, NotBuilt
+from curbside.indexes.features import FeatureSource
+from curbside.indexes.text import TextEncoder
+from curbside.storage import file_digest
+from curbside.study import content_hash
+
+__all__ = ["AGENT_FILE", "FLEET_FILE", "FORMAT", "BuildCost", "Fleet", "FleetFile", "StoredAgent"]
+
+FLEET_FILE = "fleet.json"
+AGENT_FILE = "agent.json"
+#: Raise when what is stored, or how it is trained, changes.
+FORMAT = 1
+_REBUILD = "curbside build --cases MANIFEST (or make demo) builds the fleet again"
+
+
+class StoredAgent(BaseModel):
+    """One agent of a fleet: its folder, and the checksum of the card in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    folder: str
+    sha256: str
+    modality: str | None
+
+
+class FleetFile(BaseModel):
+    """``fleet.json``: the agents in use, and what they were trained to answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    trunk: str
+    agents: tuple[StoredAgent, ...]
+    generalist: str
+    tasks: dict[str, tuple[str, ...]]
+    commonest_task: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Agents that are ready to read.
+
+    Args:
+        agents: name → agent, specialists first.
+        specialists: modality → name of its specialist.
+        generalist: name of the generalist that serves.
+        tasks: task → options as trained; commonest_task: modality → its largest task.
+        build_cost: by name of agent.
+        fingerprint: hash over all agents.
+    """
+
+    agents: Mapping[str, Agent]
+    specialists: Mapping[str, str]
+    generalist: str
+    tasks: Mapping[str, tuple[str, ...]]
+    commonest_task: Mapping[str, str]
+    build_cost: Mapping[str, BuildCost]
+    fingerprint: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All agents, in order."""
+        return tuple(self.agents)
+
+    @property
+    def serving(self) -> tuple[str, ...]:
+        """The agents that policies choose among: all specialists and the serving generalist."""
+        return (*self.specialists.values(), self.generalist)
+
+    @classmethod
+    def load(cls, folder: Path, source: FeatureSource, text: TextEncoder) -> Fleet:
+        """Verify and load what :func:`curbside.agents.train.train_fleet` wrote.
+
+        Raises:
+            NotBuilt: there is no fleet.
+            IndexMismatch: it stands on another encoder or format.
+            IndexCorrupt: a file is missing or its bytes differ.
+        """
+        # torch and peft are loaded here, with the agents, and not by whoever names a Fleet
+        from curbside.agents.embedded import EmbeddedAgent
+        from curbside.agents.stored import load_reader
+        from curbside.agents.trunk import Trunk
+
+        file = read_fleet_file(folder)
+        trunk = Trunk(source)
+        if file.format != FORMAT or file.trunk != trunk.fingerprint:
+            raise IndexMismatch(
+                f"the fleet was built on trunk {file.trunk[:12]} in format {file.format}; this "
+                f"encoder gives {trunk.fingerprint[:12]} and format {FORMAT}",
+                hint=_REBUILD,
+            )
+        agents: dict[str, Agent] = {}
+        cost: dict[str, BuildCost] = {}
+        specialists: dict[str, str] = {}
+        for stored in file.agents:
+            meta = _verified(folder / stored.folder, stored)
+            card = AgentCard.model_validate(meta["card"])
+            reader = load_reader(meta, folder / stored.folder, text)
+            agents[stored.name] = EmbeddedAgent(card, reader, trunk)
+            cost[stored.name] = BuildCost(**meta["build_cost"])
+            if stored.modality is not None:
+                specialists[stored.modality] = stored.name
+        return cls(
+            agents=MappingProxyType(agents),
+            specialists=MappingProxyType(specialists),
+            generalist=file.generalist,
+            tasks=MappingProxyType(file.tasks),
+            commonest_task=MappingProxyType(file.commonest_task),
+            build_cost=MappingProxyType(cost),
+            fingerprint=content_hash("fleet", *(a.sha256 for a in file.agents), file.generalist),
+        )
+
+
+def read_fleet_file(folder: Path) -> FleetFile:
+    """``fleet.json`` of a folder, checked.  Raises NotBuilt and IndexCorrupt."""
+    try:
+        return FleetFile.model_validate_json((folder / FLEET_FILE).read_bytes())
+    except FileNotFoundError:
+        raise NotBuilt(f"there is no fleet in {folder}", hint=_REBUILD) from None
+    except (OSError, ValidationError) as e:
+        raise IndexCorrupt(
+            f"{folder / FLEET_FILE} cannot be read ({type(e).__name__})", hint=_REBUILD
+        ) from None
+
+
+def _verified(folder: Path, stored: StoredAgent) -> dict[str, Any]:
+    try:
+        if file_digest(folder / AGENT_FILE) != stored.sha256:
+            raise _corrupt(stored.name, AGENT_FILE, "its bytes differ from the fleet's record")
+        meta: dict[str, Any] = json.loads((folder / AGENT_FILE).read_bytes())
+        for name, expected in meta["files"].items():
+            if file_digest(folder / name) != expected:
+                raise _corrupt(stored.name, name, "its checksum differs")
+    except FileNotFoundError as e:
+        raise _corrupt(stored.name, str(e.filename).rsplit("/", 1)[-1], "it is missing") from None
+    return meta
+
+
+def _corrupt(agent: str, file: str, why: str) -> IndexCorrupt:
+    return IndexCorrupt(f"agent {agent}: {file} cannot be used: {why}", hint=_REBUILD)

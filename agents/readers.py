@@ -1,0 +1,225 @@
+"""How an embedded agent comes to probabilities: three readers behind one Protocol.
+
+- :class:`LinearReader`: heads on the encoder's pooled features, nothing adapted; the
+  baseline that the others must beat.
+- :class:`SpecialistReader`: the top block fine-tuned on one modality.
+- :class:`GeneralistReader`: LoRA on the top blocks, options scored through text.
+
+The last two blend their adapted branch with a linear readout of the frozen features of
+several depths (:class:`~curbside.agents.heads.Blend`).  Readers see inputs and questions, never a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from curbside.agents.heads import Blend, Heads, match_task, softmax
+from curbside.agents.trunk import Inputs
+from curbside.agents.upper import features_of
+from curbside.indexes.text import TextEncoder
+from curbside.study import Question
+
+__all__ = [
+    "GeneralistReader",
+    "LinearReader",
+    "OptionScorer",
+    "Reader",
+    "SpecialistReader",
+    "option_text",
+    "read",
+]
+
+Probabilities = list[NDArray[np.float32] | None]
+Opinions = list[tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]]
+
+
+class Reader(Protocol):
+    """``opinions`` gives (adapted, frozen) probabilities over each question's options.
+
+    Either is None where that branch knows nothing of the question; ``blend`` joins them.
+    """
+
+    blend: Blend
+
+    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions: ...
+
+
+def read(reader: Reader, inputs: Inputs, questions: Sequence[Question]) -> Probabilities:
+    """Probabilities over each question's options, or None: the reader has no answer."""
+    out: Probabilities = []
+    for adapted, frozen in reader.opinions(inputs, questions):
+        one = adapted if adapted is not None else frozen
+        if one is None:
+            out.append(None)
+        elif adapted is not None and frozen is not None:
+            out.append(reader.blend(adapted, frozen))
+        else:
+            # a branch alone is only sharpened or softened as much as both together are
+            uniform = np.full_like(one, 1 / len(one))
+            other = reader.blend(one, uniform) if frozen is None else reader.blend(uniform, one)
+            out.append(other)
+    return out
+
+
+class LinearReader:
+    """Logistic regression a task on the pooled features, with a temperature."""
+
+    def __init__(self, heads: Heads, blend: Blend) -> None:
+        self.heads, self.blend = heads, blend
+        self._labels = heads.labels()
+
+    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions:
+        """See :class:`Reader`."""
+        tasks = [match_task(q, self._labels, ambiguous=True) for q in questions]
+        return [(None, p) for p in _by_head(self.heads, inputs.pooled, questions, tasks)]
+
+
+class SpecialistReader:
+    """The top block fine-tuned on one modality's cases.
+
+    Args:
+        network: ``UpperBlocks`` with the tuned weights.
+        own: heads of the modality's tasks on the tuned features, trained with the block.
+        frozen: heads of the same tasks on the frozen features.
+        foreign: few-shot heads of all other tasks on tuned and frozen features together.
+    """
+
+    def __init__(
+        self, network: nn.Module, own: Heads, frozen: Heads, foreign: Heads, blend: Blend
+    ) -> None:
+        self.network, self.own, self.frozen, self.foreign = network, own, frozen, foreign
+        self.blend = blend
+        self._own, self._foreign = own.labels(), foreign.labels()
+
+    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions:
+        """See :class:`Reader`; its own tasks come first where the options fit several."""
+        tuned = features_of(self.network, inputs.grid)
+        tasks = [
+            match_task(q, self._own if q.task in self._own else {})
+            or match_task(q, self._foreign if q.task in self._foreign else {})
+            or match_task(q, self._own, ambiguous=True)
+            or match_task(q, self._foreign, ambiguous=True)
+            for q in questions
+        ]
+        home = [t if t in self.own else None for t in tasks]
+        away = [t if t in self.foreign else None for t in tasks]
+        mine = _by_head(self.own, tuned, questions, home)
+        frozen = _by_head(self.frozen, inputs.fixed, questions, home)
+        both = np.concatenate([tuned, inputs.fixed], axis=1)
+        foreign = _by_head(self.foreign, both, questions, away)
+        return [(a, c if a is None else b) for a, b, c in zip(mine, frozen, foreign, strict=True)]
+
+
+class OptionScorer(nn.Module):
+    """Scores options by the cosine of projected features with their names' text vectors.
+
+    A learned residual is added to the text vector of each known (task, label); an option
+    that was never trained on is scored through its name alone, as CLIP does (Radford et
+    al., 2021).
+
+    Args:
+        tasks: task → labels; ``text``: task → unit vectors, float32 (k, 384).
+    """
+
+    def __init__(self, dimensions: int, text: Mapping[str, NDArray[np.float32]]) -> None:
+        super().__init__()
+        width = next(iter(text.values())).shape[1] if text else 384
+        self.project = nn.Linear(dimensions, width)
+        self.residual = nn.ParameterDict(
+            {t: nn.Parameter(torch.zeros(v.shape)) for t, v in text.items()}
+        )
+        self.register_buffer("mean", torch.zeros(dimensions))
+        self.register_buffer("scale", torch.ones(dimensions))
+        self.dropout = 0.0
+        self._text = {t: torch.from_numpy(v) for t, v in text.items()}
+
+    #: Inverse temperature of the cosine.
+    SHARPNESS = 10.0
+
+    def image(self, features: Tensor) -> Tensor:
+        """float32 (n, d) to unit vectors (n, 384)."""
+        standard = (features - self.mean) / self.scale
+        standard = functional.dropout(standard, self.dropout, self.training)
+        return functional.normalize(self.project(standard), dim=1)
+
+    def text_of(self, task: str) -> NDArray[np.float32]:
+        """Text vectors of a known task's labels, float32 (k, 384)."""
+        return np.ascontiguousarray(self._text[task].numpy())
+
+    def known(self, image: Tensor, task: str) -> Tensor:
+        """Logits over a known task's labels, (n, k)."""
+        return self.SHARPNESS * image @ (self._text[task] + self.residual[task]).T
+
+    def by_name(self, image: Tensor, text: Tensor) -> Tensor:
+        """Logits over options that only have a name, (n, len(text))."""
+        return self.SHARPNESS * image @ text.T
+
+
+class GeneralistReader:
+    """LoRA on the top blocks; answers options that it has never seen.
+
+    Args:
+        network: the adapted ``UpperBlocks`` (peft, merged for serving).
+        frozen: heads of the known tasks on the frozen features.
+        labels: task → labels in the order of the scorer's residuals.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scorer: OptionScorer,
+        frozen: Heads,
+        labels: Mapping[str, Sequence[str]],
+        text: TextEncoder,
+        blend: Blend,
+    ) -> None:
+        self.network, self.scorer, self.frozen, self.text = network, scorer, frozen, text
+        self.blend = blend
+        self.labels = {t: list(names) for t, names in labels.items()}
+
+    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions:
+        """See :class:`Reader`; None only for questions without options."""
+        tasks = [match_task(q, self.labels) for q in questions]
+        frozen = _by_head(self.frozen, inputs.fixed, questions, tasks)
+        features = np.concatenate([features_of(self.network, inputs.grid), inputs.statistics], 1)
+        out: Opinions = []
+        with torch.inference_mode():
+            for i, (question, task) in enumerate(zip(questions, tasks, strict=True)):
+                if not question.options:
+                    out.append((None, None))
+                    continue
+                image = self.scorer.image(torch.from_numpy(features[i : i + 1]))
+                if task is None:
+                    names = self.text.encode([option_text(o) for o in question.options])
+                    logits = self.scorer.by_name(image, torch.from_numpy(names)).numpy()
+                    out.append((softmax(logits)[0], None))
+                    continue
+                columns = [self.labels[task].index(o) for o in question.options]
+                adapted = softmax(self.scorer.known(image, task).numpy()[:, columns])[0]
+                out.append((adapted, frozen[i]))
+        return out
+
+
+def option_text(option: str) -> str:
+    """How an option's name is put to the text encoder."""
+    return option.replace("_", " ")
+
+
+def _by_head(
+    heads: Heads,
+    features: NDArray[np.float32],
+    questions: Sequence[Question],
+    tasks: Sequence[str | None],
+) -> Probabilities:
+    out: Probabilities = [None] * len(questions)
+    for i, (question, task) in enumerate(zip(questions, tasks, strict=True)):
+        if task is not None and task in heads:
+            out[i] = heads[task].probabilities(features[i : i + 1], question.options)[0]
+    return out

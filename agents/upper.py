@@ -1,0 +1,125 @@
+"""Fine-tuning and running the upper blocks of the trunk in torch, in fixed-size chunks.
+
+The loop is the same for a specialist (whole top block) and a generalist (LoRA): AdamW
+with one cycle of the learning rate (Smith and Topin, Super-Convergence, 2019), left-right
+flips of the cached grid, dropout before the head.  Seeded: the same cases, seed and
+machine give the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from curbside.agents.trunk import FIRST_TUNED
+from curbside.indexes.lite0 import UpperBlocks
+from curbside.progress import Advance
+
+__all__ = ["CHUNK", "Recipe", "by_task", "features_of", "fine_tune", "steps_of", "upper_blocks"]
+
+#: Rows of one forward pass when reading: always this many (padded), so that a study gets
+#: the same probabilities alone as in a batch.
+CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the upper part is trained; chosen on held-out groups of ``train`` and on ``tune``."""
+
+    epochs: int
+    batch: int
+    rate: float
+    head_rate: float
+    decay: float
+    dropout: float
+
+
+def upper_blocks() -> UpperBlocks:
+    """Blocks ``FIRST_TUNED`` and above with the published weights, laid out for speed."""
+    blocks: UpperBlocks = UpperBlocks.pretrained(FIRST_TUNED).to(memory_format=torch.channels_last)
+    return blocks
+
+
+def features_of(network: nn.Module, grid: NDArray[np.float16]) -> NDArray[np.float32]:
+    """float16 grids (n, 192, 7, 7) to pooled features, float32 (n, 1280), without gradients."""
+    out = np.zeros((len(grid), 1280), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(grid), CHUNK):
+            rows = grid[start : start + CHUNK]
+            padded = np.zeros((CHUNK, *grid.shape[1:]), np.float16)
+            padded[: len(rows)] = rows
+            out[start : start + CHUNK] = network(_tensor(padded)).numpy()[: len(rows)]
+    return out
+
+
+def steps_of(n: int, recipe: Recipe) -> int:
+    """Gradient steps of a training over n cases."""
+    return recipe.epochs * -(-n // recipe.batch)
+
+
+def fine_tune(
+    network: nn.Module,
+    head: nn.Module,
+    grid: NDArray[np.float16],
+    loss: Callable[[Tensor, NDArray[np.intp]], Tensor],
+    recipe: Recipe,
+    *,
+    seed: int,
+    advance: Advance,
+) -> None:
+    """Train what in ``network`` and ``head`` asks for gradients.
+
+    Args:
+        loss: mean loss of a batch, from its features (b, 1280) and its rows.
+        advance: called with 1 after every step.
+    """
+    rng = np.random.default_rng([seed, 7])
+    adapted = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": adapted, "lr": recipe.rate, "weight_decay": recipe.decay},
+        {"params": list(head.parameters()), "lr": recipe.head_rate, "weight_decay": recipe.decay},
+    ]
+    optimiser = torch.optim.AdamW(groups)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [recipe.rate, recipe.head_rate],
+        total_steps=steps_of(len(grid), recipe),
+        pct_start=0.2,
+    )
+    network.train()
+    head.train()
+    for rows, flipped in _batches(len(grid), recipe, rng):
+        values = grid[rows]
+        values[flipped] = values[flipped][..., ::-1]
+        optimiser.zero_grad()
+        loss(network(_tensor(values)), rows).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        advance(1)
+    network.eval()
+    head.eval()
+
+
+def _batches(
+    n: int, recipe: Recipe, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    for _ in range(recipe.epochs):
+        order = rng.permutation(n)
+        for start in range(0, n, recipe.batch):
+            rows = order[start : start + recipe.batch]
+            yield rows, rng.random(len(rows)) < 0.5
+
+
+def _tensor(grid: NDArray[np.float16]) -> Tensor:
+    return torch.from_numpy(grid).float().contiguous(memory_format=torch.channels_last)
+
+
+def by_task(tasks: Sequence[str]) -> dict[str, NDArray[np.intp]]:
+    """Positions of each task, in order of name."""
+    names = np.asarray(tasks)
+    return {str(t): np.flatnonzero(names == t) for t in np.unique(names)}
