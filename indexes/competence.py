@@ -1,6 +1,8 @@
 """How likely is each agent right on this case?  From outcomes on ``tune`` cases near it.
 
-For agent a, with kernel weights w_i = exp((cos_i − 1) / τ) over the tune cases that a read:
+For agent a, with kernel weights w_i = min(1, exp((cos_i − c) / τ)) over the tune cases that
+a read, where c is the cosine of the nearest tune case, or the farthest that nearest ones
+usually are if that is higher (so that one far from all outcomes borrows little from them):
 
     overall   r = (Σ correct + ½) / (N + 1)
     modality  q = (correct in predicted modality + κ₁·r) / (n + κ₁)
@@ -32,14 +34,15 @@ from curbside.study import content_hash
 
 if TYPE_CHECKING:
     from curbside.cases import Cases
-
     from curbside.indexes.assess import Assessor
 
 __all__ = ["KIND", "Competence", "Estimate"]
 
 KIND = "competence"
 _TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
-_STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+_STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+#: Share of tune cases that are farther from the next group than what counts as usual.
+_USUAL = 0.05
 _TWO_SIDED = 0.05
 #: Outcomes, near ones and those of the coarser rates, below which nothing is claimed.
 _MINIMUM_SUPPORT = 5.0
@@ -58,7 +61,7 @@ class Competence:
         vectors: float32 (n, d), tune cases with outcomes.
         column: intp (n,), predicted modality of each.
         correct, read: bool (n, a).
-        temperature, within, between: τ, κ₂, κ₁.
+        temperature, within, between, usual: τ, κ₂, κ₁ and the least c.
     """
 
     def __init__(
@@ -74,10 +77,12 @@ class Competence:
         temperature: float,
         within: float,
         between: float,
+        usual: float,
     ) -> None:
         self.fingerprint, self.agents, self.modalities = fingerprint, agents, modalities
         self._vectors, self._column, self._correct, self._read = vectors, column, correct, read
         self.temperature, self.within, self.between = temperature, within, between
+        self.usual = usual
         total, by = _counts(column, correct, read, len(modalities))
         self._rate, self._rate_support = _pooled(total, by, between)
 
@@ -125,7 +130,9 @@ class Competence:
         vectors, column = assessor.embed(pooled).vectors, assessor.modality_of(pooled)
         m = len(assessor.modalities)
         between = _between(*_counts(column, correct, read, m))
-        temperature, within = _choose(vectors, column, correct, read, cases.groups[at], m, between)
+        temperature, within, usual = _choose(
+            vectors, column, correct, read, cases.groups[at], m, between
+        )
         return cls(
             assessor.fingerprint,
             responses.agents,
@@ -137,6 +144,7 @@ class Competence:
             temperature=temperature,
             within=within,
             between=between,
+            usual=usual,
         )
 
     def estimate(self, embeddings: Embeddings, modality: NDArray[np.intp]) -> Estimate:
@@ -159,7 +167,8 @@ class Competence:
                 f"not {embeddings.fingerprint[:12]}",
                 hint="curbside build",
             )
-        weight = _kernel(embeddings.vectors, self._vectors, self.temperature)
+        cosine = embeddings.vectors @ self._vectors.T
+        weight = _kernel(cosine, self.temperature, self.usual)
         near = weight @ self._read
         prior = self._rate[modality]
         p = (weight @ self._correct + self.within * prior) / (near + self.within)
@@ -207,6 +216,7 @@ class Competence:
             "temperature": self.temperature,
             "within": self.within,
             "between": self.between,
+            "usual": self.usual,
         }
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
@@ -239,6 +249,7 @@ class Competence:
                 temperature=float(facts["temperature"]),
                 within=float(facts["within"]),
                 between=float(facts["between"]),
+                usual=float(facts["usual"]),
             )
         except (KeyError, TypeError, ValueError) as e:
             raise IndexCorrupt(
@@ -247,12 +258,10 @@ class Competence:
             ) from e
 
 
-def _kernel(
-    queries: NDArray[np.float32], vectors: NDArray[np.float32], temperature: float
-) -> NDArray[np.float32]:
-    """exp((cos − 1) / τ), float32 (n, m)."""
-    cosine = queries @ vectors.T
-    return np.asarray(np.exp((cosine - 1) / np.float32(temperature)), np.float32)
+def _kernel(cosine: NDArray[np.float32], temperature: float, usual: float) -> NDArray[np.float32]:
+    """Weights in [0, 1] of m outcomes for n cases, float32 (n, m), from their cosines."""
+    nearest = np.maximum(cosine.max(axis=1, keepdims=True), np.float32(usual))
+    return np.asarray(np.exp((cosine - nearest) / np.float32(temperature)), np.float32)
 
 
 def _counts(
@@ -294,8 +303,8 @@ def _choose(
     groups: NDArray[np.str_],
     m: int,
     between: float,
-) -> tuple[float, float]:
-    """τ and κ₂ with the lowest log-loss when a case's own group is left out."""
+) -> tuple[float, float, float]:
+    """τ and κ₂ with the lowest log-loss when a case's own group is left out; and ``usual``."""
     # a case without a group is its own
     named = np.where(groups == "", np.char.add("row ", np.arange(len(groups)).astype(str)), groups)
     _, of = np.unique(named, return_inverse=True)
@@ -304,13 +313,17 @@ def _choose(
     in_modality = (column[:, None] == column[None, :]) & ~same
     overall = (c.sum(0) - same @ c + 0.5) / (r.sum(0) - same @ r + 1)
     prior = (in_modality @ c + between * overall) / (in_modality @ r + between)
+    cosine = np.where(same, np.float32(-np.inf), vectors @ vectors.T)
+    nearest = cosine.max(axis=1)
+    others = np.isfinite(nearest)  # a single group has no other to be near to
+    usual = float(np.quantile(nearest[others], _USUAL)) if others.any() else 1.0
     best, lowest = (_TEMPERATURES[0], _STRENGTHS[-1]), np.inf
     for temperature in _TEMPERATURES:
-        weight = _kernel(vectors, vectors, temperature).astype(np.float64) * ~same
+        weight = _kernel(cosine, temperature, usual).astype(np.float64)
         near, right = weight @ r, weight @ c
         for strength in _STRENGTHS:
             p = np.clip((right + strength * prior) / (near + strength), 1e-6, 1 - 1e-6)
             loss = -(np.log(p) * c + np.log1p(-p) * (r - c)).sum()
             if loss < lowest - 1e-9:
                 best, lowest = (temperature, strength), float(loss)
-    return best
+    return (*best, usual)

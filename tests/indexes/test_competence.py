@@ -87,6 +87,7 @@ def tiny(**values: Any) -> Competence:
         temperature=0.1,
         within=4.0,
         between=8.0,
+        usual=0.9,
     )
 
 
@@ -186,6 +187,7 @@ def test_intervals_hold_their_estimate(seed: int, n: int, a: int) -> None:
         temperature=float(rng.choice([0.02, 0.2])),
         within=float(rng.choice([1, 64])),
         between=float(rng.choice([1, 64])),
+        usual=float(rng.uniform(-1, 1)),
     )
     p, low, high, support = c.estimate(Embeddings(x[n:], "print"), rng.integers(0, 2, 9))
     known = ~np.isnan(p)
