@@ -8,7 +8,7 @@ everything that is *reported* is measured on the evaluated cases.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from curbside.evals import arms as arm_
 from curbside.evals.arms import Arm, Outcomes, Roster
 from curbside.evals.frame import Frame
 from curbside.evals.gates import BUDGETS, GATES, case_weights, familiarity, gate_order, gated
-from curbside.evals.metrics import METRICS, Scorer, Sums, Utility
+from curbside.evals.metrics import METRICS, Scorer, Sums, Utility, mean_known
 from curbside.evals.novelty import NoveltyValues, answered_at, measure_novelty
 from curbside.evals.statistics import (
     Contrast,
@@ -166,7 +166,7 @@ def evaluate(
     models = draw_models(len(trained), replicates, seed)
     asked = np.flatnonzero(everything.asked)
     # groups keep their numbers, so that one draw serves all cases and the asked ones alike
-    frame = _keep_groups(everything, asked)
+    frame = replace(everything.take(asked), group=everything.group[asked])
     scorer = Scorer(frame, counts)
     alpha = config.policy.alpha or 0.05
     familiar_all = familiarity(assessments)
@@ -200,9 +200,14 @@ def evaluate(
             into[name] = values[metric]
         result = _arm_result(scorer, runs, models, values)
         if _gated_kind(runs[0].arm) and len(frame):
-            p2[name] = _cross_gates(result, runs, frame, familiar, weights, models)
-            _safety(result, runs, frame, familiar, counts, models)
-            result = _with_p2(result, p2[name])
+            gates, p2[name], better = _cross_gates(runs, frame, familiar, weights, models)
+            result = replace(
+                result,
+                gates=gates,
+                p2=interval(p2[name]),
+                better_gate=better,
+                novel_answered=_safety(runs, frame, familiar, counts, models),
+            )
         results[name] = result
 
     families = [Family("P1", "accuracy", p1), Family("P2", "net_benefit", p2)]
@@ -340,12 +345,6 @@ def _gated_kind(arm: Arm) -> bool:
 # -- numbers --------------------------------------------------------------------------------
 
 
-def _keep_groups(frame: Frame, rows: NDArray[np.intp]) -> Frame:
-    part = frame.take(rows)
-    object.__setattr__(part, "group", frame.group[rows])
-    return part
-
-
 def _score(arms: Mapping[str, Arm], t: Trained, scorer: Scorer) -> dict[str, _Scored]:
     out = {}
     for name, arm in arms.items():
@@ -401,61 +400,56 @@ def _arm_result(
 
 
 def _cross_gates(
-    result: ArmResult,
     runs: Sequence[_Scored],
     frame: Frame,
     familiar: NDArray[np.float64],
     weights: Float,
     models: Float,
-) -> Float:
-    """Fill ``result.gates``; returns P2: the mean over budgets under the better gate, (r,)."""
+) -> tuple[dict[str, dict[float, dict[str, Interval]]], Float, str]:
+    """Gate → budget → numbers; P2, the mean over budgets under the better gate, (r,); its name."""
+    numbers: dict[str, dict[float, dict[str, Interval]]] = {}
     means = []
     for gate in GATES:
         each = [
             gated(gate_order(gate, frame, r.outcomes, familiar), frame, r.outcomes, weights)
             for r in runs
         ]
-        result.gates[gate] = {}
-        for j, budget in enumerate(BUDGETS):
-            numbers = {}
-            for number in ("net_benefit", "coverage", "selective_accuracy"):
-                values = over_models([getattr(e, number)[:, j] for e in each], models)
-                numbers[number] = interval(values)
-            result.gates[gate][budget] = numbers
+        numbers[gate] = {
+            budget: {
+                number: interval(over_models([getattr(e, number)[:, j] for e in each], models))
+                for number in ("net_benefit", "coverage", "selective_accuracy")
+            }
+            for j, budget in enumerate(BUDGETS)
+        }
         means.append(over_models([e.net_benefit.mean(axis=1) for e in each], models))
+    both = np.stack(means)
     # re-chosen in every replicate, for every arm alike
-    return np.asarray(np.max(np.stack(means), axis=0), np.float32)
+    return numbers, np.asarray(both.max(axis=0), np.float32), GATES[int(both[:, 0].argmax())]
 
 
 def _safety(
-    result: ArmResult,
     runs: Sequence[_Scored],
     frame: Frame,
     familiar: NDArray[np.float64],
     counts: Float,
     models: Float,
-) -> None:
+) -> dict[str, Interval]:
+    """Gate → share of novel cases answered when 5 % of the arm's common cases are referred."""
     common = frame.scored & frame.usable & (frame.tier == "common")
     novel = frame.novel & frame.usable
     if not common.any() or not novel.any():
-        return
+        return {}
     weight = counts[:, frame.group]
+    out = {}
     for gate in GATES:
+        # the novelty gate looks at no arm: one draw stands for all
+        scores = [familiar] if gate == "novelty" else [r.outcomes.confidence for r in runs]
         values = []
-        for r in runs:
-            score = familiar if gate == "novelty" else r.outcomes.confidence
+        for score in scores:
             by = answered_at(score, frame, common, novel, weight)
-            values.append(np.asarray(np.nanmean(np.stack(list(by.values())), axis=0), np.float32))
-        result.novel_answered[gate] = interval(over_models(values, models))
-
-
-def _with_p2(result: ArmResult, p2: Float) -> ArmResult:
-    means = {
-        g: float(np.mean([result.gates[g][b]["net_benefit"][0] for b in BUDGETS])) for g in GATES
-    }
-    object.__setattr__(result, "p2", interval(p2))
-    object.__setattr__(result, "better_gate", max(GATES, key=lambda g: means[g]))
-    return result
+            values.append(mean_known(np.stack(list(by.values()))))
+        out[gate] = interval(over_models(values, models))
+    return out
 
 
 def _secondary(

@@ -100,23 +100,35 @@ def gated(
     utility = utility or Utility()
     known = frame.scored.astype(np.float32)
     worth = utility.of(outcomes.right, outcomes.answered, frame.novel)
-    sorted_weights = weights[:, order]
-    share = np.cumsum(sorted_weights, axis=1)
-    cut = _cuts(share, sorted_weights, budgets)
+    first, share = _head(order, weights, max(budgets))
+    head = weights[:, first]
+    cut = _cuts(share, head, budgets)
 
     def kept(values: Float) -> Float:
         """Weighted sum of a per-case number over what is not referred, (r, budgets)."""
-        total = np.cumsum(sorted_weights * values[order], axis=1)
-        return np.asarray(total[:, -1:] - _at(total, cut), np.float32)
+        referred = _at(np.cumsum(head * values[first], axis=1), cut)
+        return np.asarray((weights @ values)[:, None] - referred, np.float32)
 
-    referred = np.asarray(_at(share, cut), np.float32)
     answered, right = kept(outcomes.answered * known), kept(outcomes.right * known)
     whole = (weights @ known)[:, None] + answered * 0
     return Gated(
-        net_benefit=kept(worth) + utility.referral * referred,
+        net_benefit=kept(worth) + utility.referral * _at(share, cut),
         coverage=ratio(answered, whole),
         selective_accuracy=ratio(right, answered),
     )
+
+
+def _head(order: NDArray[np.intp], weights: Float, budget: float) -> tuple[NDArray[np.intp], Float]:
+    """The first rows of an order, as many as every replicate needs to fill the budget."""
+    n = len(order)
+    length = min(n, 64)
+    while True:
+        share = np.cumsum(weights[:, order[:length]], axis=1)
+        if length == n or bool((share[:, -1] >= budget).all()):
+            return order[:length], share
+        # the sample says about how many it takes; growing by half covers the replicates
+        reach = int(np.searchsorted(np.cumsum(weights[0, order]), budget)) + 64
+        length = min(n, max(reach, length + length // 2))
 
 
 Cut = tuple[NDArray[np.intp], Float]
