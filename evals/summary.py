@@ -1,0 +1,502 @@
+"""``summary.json``: the evaluation's result as strict models with a stable schema.
+
+The JSON Schema in ``docs/summary.schema.json`` is generated from here.  A number that cannot
+be assessed (no such case, an arm without probabilities) is ``null``, never 0 and never NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from curbside import RESEARCH_USE
+from curbside.agents.cost import BuildCost
+from curbside.evals.evaluation import CURVE_BUDGETS, G16, GFULL, ArmResult, Interval, Result
+from curbside.evals.gates import BUDGETS
+from curbside.evals.metrics import METRICS, NOVEL_PREVALENCE, Utility
+from curbside.evals.novelty import FALSE_DEFERRAL
+from curbside.evals.statistics import Contrast, intervals
+from curbside.storage import write_text
+
+__all__ = ["SCHEMA_VERSION", "Summary", "json_schema", "summarise", "write_summary"]
+
+SCHEMA_VERSION: Literal[1] = 1
+#: The hybrid must not be below the best arm alone by more than this (P1, whole interval).
+MARGIN = 0.02
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, (float, np.floating)):
+        # seven digits: what float32 arithmetic can vouch for
+        return round(float(value), 7) if math.isfinite(value) else None
+    return value
+
+
+Number = Annotated[float | None, BeforeValidator(_no_nan)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Estimate(_Strict):
+    """A number with its 95 % percentile bootstrap interval; null where not assessable."""
+
+    value: Number
+    ci_low: Number
+    ci_high: Number
+
+
+class Metric(Estimate):
+    """One metric of one arm, macro over modalities."""
+
+    per_tier: dict[str, Estimate]
+    """``common``, ``rare``, ``novel`` and the stratum ``rare_finding``."""
+    per_modality: dict[str, Estimate]
+
+
+class GateNumbers(_Strict):
+    """An arm when one share of the weighted cases is referred."""
+
+    deferral: float
+    net_benefit: Estimate
+    coverage: Estimate
+    selective_accuracy: Estimate
+
+
+class Gates(_Strict):
+    """An arm under both gates, at the budgets of P2."""
+
+    novelty: list[GateNumbers]
+    confidence: list[GateNumbers]
+    p2: Estimate
+    """Mean net benefit over the budgets under the better gate."""
+    better: Literal["novelty", "confidence"]
+    novel_answered: dict[str, Estimate]
+    """Gate → share of novel cases answered when 5 % of the common cases are referred."""
+
+
+class ArmSummary(_Strict):
+    """One arm, gate off (``served``: gates as configured)."""
+
+    kind: Literal["alone", "ensemble", "hybrid", "baseline", "oracle", "linear", "served"]
+    about: str
+    accuracy: Metric
+    balanced_accuracy: Metric
+    coverage: Metric
+    selective_accuracy: Metric
+    net_benefit: Metric
+    cost: Metric
+    latency_ms: Metric
+    auroc: Estimate
+    accuracy_unconfounded: Estimate
+    """Accuracy without the tasks whose classes come from different sources."""
+    gates: Gates | None
+    tune_accuracy: Number
+    """Macro accuracy on ``tune``: what choices were made on."""
+
+
+class ContrastSummary(_Strict):
+    """a − b, paired."""
+
+    id: str
+    a: str
+    b: str
+    metric: str
+    delta: Number
+    ci_low: Number
+    ci_high: Number
+    p: Number
+    p_holm: Number
+    """Null for contrasts beside the registered ones."""
+    holm_low: Number
+    """Lower bound at the level that Holm leaves; above 0 it beats b."""
+    minimum_detectable: Number
+    """Difference that 80 % of such samples would show: about 2.8 standard errors."""
+    verdict: Literal["a better", "b better", "no difference shown", "not assessable"]
+
+
+class Modality(_Strict):
+    """Recognising the modality, from pixels alone."""
+
+    accuracy_common: Number
+    accuracy_rare: Number
+    per_modality: dict[str, Estimate]
+    intervals: dict[str, Estimate]
+    """The same numbers with intervals."""
+
+
+class NoveltyOf(_Strict):
+    """Novelty on one modality."""
+
+    tier: str
+    n: int
+    novel_answered: Estimate | None
+    false_deferral: Estimate | None
+
+
+class Novelty(_Strict):
+    """Telling novel cases from known ones, from pixels alone."""
+
+    auroc_vs_common: Number
+    auroc_vs_known: Number
+    fpr95: Number
+    """Known cases above the score that 95 % of the novel ones reach."""
+    false_deferral: Number
+    """Common cases called novel at ``alpha``."""
+    alpha: float
+    novel_answered: Number
+    """Macro over novel modalities, when 5 % of the common cases are referred."""
+    at_false_deferral: float
+    per_modality: dict[str, NoveltyOf]
+    intervals: dict[str, Estimate]
+    """The same numbers with intervals."""
+
+
+class Cost(_Strict):
+    """What it took to make an arm."""
+
+    labels: int
+    trainable_parameters: int
+    train_seconds: float
+    peak_mib: float
+
+
+class Decision(_Strict):
+    """What the verdict rests on."""
+
+    hybrid: str
+    """The hybrid put forward, chosen on tune."""
+    best_single: str
+    """The best arm alone, chosen on tune."""
+    opponents: list[str]
+    won: list[str]
+    """Comparisons on which the hybrid beat every opponent."""
+    not_beaten: dict[str, list[str]]
+    dearer_than_ensemble: bool
+    versus_best_single: Estimate
+    """P1: hybrid minus best arm alone."""
+    margin: float
+    not_below_margin: bool | None
+    """The whole interval of ``versus_best_single`` lies above −margin."""
+
+
+class CasesSummary(_Strict):
+    """What was evaluated."""
+
+    manifest: str
+    digest: str
+    n_groups: int
+    n_scored: int
+    n_novel: int
+    n_routing_only: int
+    n_failed: int
+    """Images that could not be read: never right, in no novelty number."""
+    per_modality: dict[str, int]
+
+
+class Protocol(_Strict):
+    """How it was evaluated."""
+
+    replicates: int
+    bootstrap_seed: int
+    training_seeds: list[int]
+    budgets: list[float]
+    novel_prevalence: float
+    worth: dict[str, float]
+    fallback_specialist: list[str]
+
+
+class Summary(_Strict):
+    """One evaluation.  ``schema_version`` changes when a key changes its meaning or goes."""
+
+    schema_version: Literal[1] = 1
+    research_use: str = RESEARCH_USE
+    phantoms: bool
+    """The cases are generated pictures, not images of anyone."""
+    generated_at: str
+    machine: str
+    n_cases: int
+    cases: CasesSummary
+    protocol: Protocol
+    arms: dict[str, ArmSummary]
+    contrasts: list[ContrastSummary]
+    modality: Modality
+    novelty: Novelty
+    build_cost: dict[str, Cost]
+    verdict: str
+    decision: Decision
+    deferral_curves: dict[str, dict[str, list[Number]]]
+    """Arm → gate → net benefit at ``curve_budgets``."""
+    curve_budgets: list[float]
+    sweep: list[dict[str, float | str]]
+    """P2 of the hybrid and its opponents when one worth is changed at a time."""
+    subgroups: str
+    versions: dict[str, str]
+    notes: list[str]
+
+
+_ABOUT = {
+    "S": "specialist of the recognised modality, else the one best on tune",
+    "G16": "LoRA generalist, at most 16 training cases a label",
+    "Gfull": "LoRA generalist, all training cases",
+    "E": "probability average of S and Gfull, two calls",
+    "H-tier": "the owner's rule over {S, Gfull}: common to its specialist, else the generalist",
+    "H-tier16": "the owner's rule over {S, G16}",
+    "H-competence": "the higher estimated P(correct) of {S, Gfull}",
+    "H-cascade": "S, then Gfull where unsure; the surer answer",
+    "random": "S or Gfull by chance, at the hybrid's rates within each recognised modality",
+    "tags": "routing by a coarse DICOM code, body part wrong in 15 % of cases",
+    "task-oracle": "S or Gfull, whichever did better on the case's task on tune",
+    "case-oracle": "S or Gfull, whichever is right: no router can do better",
+    "twin-oracle": "Gfull of two seeds, whichever is right: what luck alone gains",
+    "linear-full": "logistic regression on pooled features, all training cases",
+    "linear-16": "logistic regression on pooled features, at most 16 cases a label",
+    "served": "the policy as configured, its gates on",
+}
+
+
+def summarise(
+    result: Result,
+    *,
+    manifest: str,
+    digest: str,
+    build_cost: Mapping[str, BuildCost],
+    specialists: Mapping[str, str],
+    versions: Mapping[str, str],
+    notes: list[str],
+    phantoms: bool,
+    attributes: bool,
+    generated_at: str,
+    machine: str,
+) -> Summary:
+    """The summary of an evaluation.
+
+    Args:
+        build_cost: by agent; arms of several agents are summed here.
+        attributes: the manifest has columns of attributes that subgroups could be made of.
+    """
+    f = result.frame
+    return Summary(
+        phantoms=phantoms,
+        generated_at=generated_at,
+        machine=machine,
+        n_cases=len(f),
+        cases=CasesSummary(
+            manifest=manifest,
+            digest=digest,
+            n_groups=f.n_groups,
+            n_scored=int(f.scored.sum()),
+            n_novel=int(f.novel.sum()),
+            n_routing_only=int((~f.asked).sum()),
+            n_failed=int((~f.usable).sum()),
+            per_modality={
+                str(m): int((f.modality == m).sum()) for m in sorted(set(f.modality.tolist())) if m
+            },
+        ),
+        protocol=Protocol(
+            replicates=result.replicates,
+            bootstrap_seed=result.seed,
+            training_seeds=list(result.draws),
+            budgets=list(BUDGETS),
+            novel_prevalence=NOVEL_PREVALENCE,
+            worth={k: float(v) for k, v in vars(Utility()).items()},
+            fallback_specialist=list(result.fallbacks),
+        ),
+        arms={name: _arm(a, result) for name, a in result.arms.items()},
+        contrasts=[_contrast(c) for c in result.contrasts],
+        modality=_modality(result),
+        novelty=_novelty(result),
+        build_cost=arm_costs(build_cost, specialists),
+        verdict=result.verdict.text,
+        decision=_decision(result),
+        deferral_curves={a: dict(by) for a, by in result.curves.items()},
+        curve_budgets=list(CURVE_BUDGETS),
+        sweep=result.sweep,
+        subgroups="see the attribute columns of the manifest; not analysed in this version"
+        if attributes
+        else "not assessable: the manifest has no demographic columns",
+        versions=dict(versions),
+        notes=notes,
+    )
+
+
+def write_summary(summary: Summary, path: Path) -> None:
+    """Write ``summary.json`` atomically.  Raises StorageError."""
+    body = summary.model_dump(mode="json")
+    write_text(path, json.dumps(body, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def json_schema() -> str:
+    """The JSON Schema of ``summary.json``, as kept in ``docs/summary.schema.json``."""
+    return json.dumps(Summary.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def arm_costs(by: Mapping[str, BuildCost], specialists: Mapping[str, str]) -> dict[str, Cost]:
+    """What each arm took: its agents' sums.
+
+    Labels are distinct training cases, so a team's are at most those of the generalist that
+    saw all of them; peak memory is that of the largest, as they are trained one by one.
+    """
+    everything = by[GFULL].labels if GFULL in by else None
+
+    def together(names: list[str]) -> Cost | None:
+        known = [by[n] for n in names if n in by]
+        if len(known) < len(names):
+            return None
+        labels = sum(c.labels for c in known)
+        return Cost(
+            labels=labels if everything is None else min(labels, everything),
+            trainable_parameters=sum(c.trainable_parameters for c in known),
+            train_seconds=round(sum(c.train_seconds for c in known), 3),
+            peak_mib=round(max(c.peak_mib for c in known), 1),
+        )
+
+    team = sorted(set(specialists.values()))
+    parts = {
+        "S": team,
+        "G16": [G16],
+        "Gfull": [GFULL],
+        **{a: [*team, GFULL] for a in ("E", "H-tier", "H-competence", "H-cascade")},
+        "H-tier16": [*team, G16],
+        **{name: [name] for name in by if name not in (G16, GFULL)},
+    }
+    found = {arm: together(names) for arm, names in parts.items()}
+    return {arm: cost for arm, cost in found.items() if cost is not None}
+
+
+def _estimate(triple: Interval) -> Estimate:
+    return Estimate(value=triple[0], ci_low=triple[1], ci_high=triple[2])
+
+
+def _arm(a: ArmResult, result: Result) -> ArmSummary:
+    def metric(name: str) -> Metric:
+        value, low, high = a.overall[name]
+        return Metric(
+            value=value,
+            ci_low=low,
+            ci_high=high,
+            per_tier={k: _estimate(v) for k, v in a.per_tier[name].items()},
+            per_modality={k: _estimate(v) for k, v in a.per_modality[name].items()},
+        )
+
+    gates = None
+    if a.gates:
+        rows = {
+            gate: [
+                GateNumbers(deferral=b, **{k: _estimate(v) for k, v in numbers.items()})
+                for b, numbers in by.items()
+            ]
+            for gate, by in a.gates.items()
+        }
+        gates = Gates(
+            novelty=rows["novelty"],
+            confidence=rows["confidence"],
+            p2=_estimate(a.p2),
+            better=a.better_gate,
+            novel_answered={k: _estimate(v) for k, v in a.novel_answered.items()},
+        )
+    return ArmSummary(
+        kind=a.kind,
+        about=_ABOUT.get(a.name, f"{a.name} answers everything"),
+        **{m: metric(m) for m in METRICS},
+        auroc=_estimate(a.overall["auroc"]),
+        accuracy_unconfounded=_estimate(a.overall["accuracy_unconfounded"]),
+        gates=gates,
+        tune_accuracy=result.tune_accuracy.get(a.name),
+    )
+
+
+def _contrast(c: Contrast) -> ContrastSummary:
+    return ContrastSummary(
+        id=f"{c.family}:{c.metric}:{c.a}-vs-{c.b}",
+        a=c.a,
+        b=c.b,
+        metric=c.metric,
+        delta=c.delta,
+        ci_low=c.low,
+        ci_high=c.high,
+        p=c.p,
+        p_holm=c.p_holm,
+        holm_low=c.holm_low,
+        minimum_detectable=c.minimum_detectable,
+        verdict=c.verdict,
+    )
+
+
+def _row(values: Any) -> Estimate:
+    return _estimate(tuple(intervals(values[None])[0]))
+
+
+def _modality(result: Result) -> Modality:
+    v = result.novelty
+    named = {"accuracy_common": _row(v.accuracy_common), "accuracy_rare": _row(v.accuracy_rare)}
+    return Modality(
+        accuracy_common=named["accuracy_common"].value,
+        accuracy_rare=named["accuracy_rare"].value,
+        per_modality={m: _row(x) for m, x in v.modality_accuracy.items()},
+        intervals=named,
+    )
+
+
+def _novelty(result: Result) -> Novelty:
+    v, f = result.novelty, result.frame
+    named = {
+        k: _row(getattr(v, k))
+        for k in (
+            "auroc_vs_common",
+            "auroc_vs_known",
+            "fpr95",
+            "false_deferral",
+            "novel_answered",
+        )
+    }
+    of = {}
+    for m in sorted({*v.false_deferral_of, *v.novel_answered_of}):
+        rows = (f.modality == m) & f.usable
+        of[m] = NoveltyOf(
+            tier=str(f.tier[rows][0]),
+            n=int(rows.sum()),
+            novel_answered=_row(v.novel_answered_of[m]) if m in v.novel_answered_of else None,
+            false_deferral=_row(v.false_deferral_of[m]) if m in v.false_deferral_of else None,
+        )
+    return Novelty(
+        **{k: e.value for k, e in named.items()},
+        alpha=result.alpha,
+        at_false_deferral=FALSE_DEFERRAL,
+        per_modality=of,
+        intervals=named,
+    )
+
+
+def _decision(result: Result) -> Decision:
+    v = result.verdict
+    versus = next(
+        (
+            c
+            for c in result.contrasts
+            if (c.a, c.b, c.metric) == (result.hybrid, result.best_single, "accuracy")
+        ),
+        None,
+    )
+    nothing = (float("nan"),) * 3
+    low = float("nan") if versus is None else versus.low
+    return Decision(
+        hybrid=result.hybrid,
+        best_single=result.best_single,
+        opponents=list(dict.fromkeys(c.b for c in result.contrasts if c.family != "beside")),
+        won=list(v.won),
+        not_beaten={k: list(b) for k, b in v.not_beaten.items()},
+        dearer_than_ensemble=v.dearer,
+        versus_best_single=_estimate(
+            nothing if versus is None else (versus.delta, versus.low, versus.high)
+        ),
+        margin=MARGIN,
+        not_below_margin=None if math.isnan(low) else low > -MARGIN,
+    )
