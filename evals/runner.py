@@ -25,6 +25,7 @@ from curbside.config import Config, model_digest
 from curbside.errors import NotBuilt, UserError
 from curbside.evals.evaluation import Part, Result, Trained, evaluate
 from curbside.evals.frame import (
+    Frame,
     TaskBook,
     evaluated_rows,
     frame_of,
@@ -43,7 +44,15 @@ if TYPE_CHECKING:
     from curbside.indexes.assess import Assessor
     from curbside.indexes.features import Features
 
-__all__ = ["TunedFleet", "code_digest", "evaluation_digest", "run_evaluation"]
+__all__ = [
+    "Built",
+    "TunedFleet",
+    "code_digest",
+    "evaluated",
+    "evaluation_digest",
+    "run_evaluation",
+    "tune_cases",
+]
 
 _FOLDS = 5
 
@@ -207,16 +216,14 @@ def tune_cases(cases: Cases) -> Cases:
 def _trained(
     t: TunedFleet,
     built: Built,
-    frame: object,
+    frame: Frame,
     base: Assessments,
     features: Features,
     asked: NDArray[np.intp],
     matrix: ResponseMatrix,
 ) -> Trained:
-    from curbside.evals.frame import Frame
     from curbside.indexes.competence import Competence
 
-    assert isinstance(frame, Frame)
     fleet = t.fleet
     names = fleet.names
     place = {c: i for i, c in enumerate(t.tune.cases)}

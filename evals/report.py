@@ -1,0 +1,285 @@
+"""One self-contained HTML page from a summary: table, verdict, plots; no network needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.evals.summary import Summary
+from curbside.evals.table import SHOWN, lines, number, percent, rows, span
+from curbside.storage import write_text
+
+__all__ = ["CAVEATS", "Histogram", "novelty_histogram", "render_report", "write_report"]
+
+#: Fill and line colours by kind of arm; the same in every plot.
+COLOURS = {
+    "alone": "#4c6a92",
+    "ensemble": "#8a6fa8",
+    "hybrid": "#c4572e",
+    "baseline": "#8c8c8c",
+    "linear": "#b0a160",
+    "oracle": "#5f9e6e",
+    "served": "#c4572e",
+}
+CAVEATS = (
+    "Classes of several sets come from different sources (both chest radiograph sets, "
+    "mri_brain_tumor4, ct_covid, normals of ct_chest_cancer, us_lung_pocus, healthy cells of "
+    "all_leukemia_pbs): accuracy there can come from the source and not from the disease.",
+    "CT of the kidney and MRI of the brain hold many slices a patient without patient ids; "
+    "labels of vqamed2019_modality are noisy; dermamnist_jpeg28 is 28 pixels wide.",
+    "Most novel cases are pictures of ECGs, which are easy; novel_answered is therefore macro "
+    "over the novel modalities.",
+    "There are no demographic columns: differences between groups of people are not assessable.",
+)
+PHANTOM_CAVEAT = (
+    "These cases are phantoms, generated pictures: the numbers say that the machinery runs and "
+    "nothing about any image of a patient."
+)
+
+#: tier → (bin edges, share of its cases in each bin)
+Histogram = dict[str, tuple[list[float], list[float]]]
+
+
+def novelty_histogram(
+    score: NDArray[np.float64], tier: NDArray[np.str_], usable: NDArray[np.bool_], bins: int = 60
+) -> Histogram:
+    """Shares of common, rare and novel cases by novelty score."""
+    if not usable.any():
+        return {}
+    low, high = np.quantile(score[usable], [0.001, 0.999])
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    out: Histogram = {}
+    for name in ("common", "rare", "novel"):
+        values = np.clip(score[usable & (tier == name)], edges[0], edges[-1])
+        if len(values):
+            count = np.histogram(values, edges)[0] / len(values)
+            out[name] = (edges.round(4).tolist(), count.round(5).tolist())
+    return out
+
+
+def render_report(summary: Summary, histogram: Histogram | None = None) -> str:
+    """The page.  ``histogram`` from :func:`novelty_histogram`; left out where None."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("curbside.evals", "templates"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    plots = [
+        (title, text, Markup(_html(figure)))  # noqa: S704 - made by plotly from numbers here
+        for title, text, figure in _plots(summary, histogram)
+    ]
+    return environment.get_template("report.html").render(
+        s=summary,
+        rows=rows(summary),
+        lines=lines(summary),
+        plots=plots,
+        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library itself
+        caveats=(PHANTOM_CAVEAT,) if summary.phantoms else CAVEATS,
+        percent=percent,
+        span=span,
+        number=number,
+    )
+
+
+def write_report(summary: Summary, path: Path, histogram: Histogram | None = None) -> None:
+    """Write the page atomically.  Raises StorageError."""
+    write_text(path, render_report(summary, histogram))
+
+
+def _plots(summary: Summary, histogram: Histogram | None) -> list[tuple[str, str, Any]]:
+    out = [
+        (
+            "Contrasts",
+            "Registered comparisons: the hybrid minus each opponent, with 95 % intervals. Right of "
+            "the line the hybrid is better.",
+            _forest(summary),
+        ),
+        (
+            "Accuracy of every arm",
+            "Macro over modalities, gate off, with 95 % intervals.",
+            _accuracy(summary),
+        ),
+        (
+            "Deferral",
+            "Net benefit when a share of the cases is referred to a person, each arm under its "
+            "better gate; novel cases weigh 10 %.",
+            _deferral(summary),
+        ),
+        (
+            "By modality",
+            "Accuracy of the arms alone and of the hybrid.",
+            _modalities(summary),
+        ),
+    ]
+    if histogram:
+        out.append(
+            (
+                "Novelty",
+                "Novelty score of common, rare and novel cases, from pixels alone.",
+                _histogram(histogram),
+            )
+        )
+    return [p for p in out if p[2] is not None]
+
+
+def _html(figure: Any) -> str:
+    import plotly.io as pio
+
+    return str(
+        pio.to_html(figure, full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+    )
+
+
+def _figure(traces: Sequence[Any], height: int, **layout: Any) -> Any:
+    import plotly.graph_objects as go
+
+    figure = go.Figure(list(traces))
+    figure.update_layout(
+        height=height,
+        margin={"l": 10, "r": 10, "t": 10, "b": 40},
+        template="plotly_white",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": -0.18},
+        **layout,
+    )
+    figure.update_yaxes(automargin=True)
+    return figure
+
+
+def _forest(s: Summary) -> Any:
+    import plotly.graph_objects as go
+
+    found = [c for c in s.contrasts if c.p_holm is not None and c.delta is not None][::-1]
+    if not found:
+        return None
+    y = [f"{c.id.split(':')[0]}  {c.a} − {c.b}" for c in found]
+    trace = go.Scatter(
+        x=[c.delta for c in found],
+        y=y,
+        mode="markers",
+        marker={"color": COLOURS["hybrid"], "size": 9},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [(c.ci_high or 0) - (c.delta or 0) for c in found],
+            "arrayminus": [(c.delta or 0) - (c.ci_low or 0) for c in found],
+        },
+        customdata=[[c.p_holm, c.minimum_detectable, c.verdict] for c in found],
+        hovertemplate="%{y}: %{x:.3f}<br>p (Holm) %{customdata[0]:.3f}<br>"
+        "minimum detectable %{customdata[1]:.3f}<br>%{customdata[2]}<extra></extra>",
+    )
+    figure = _figure([trace], 90 + 34 * len(found), xaxis_title="difference")
+    figure.add_vline(x=0, line_color="#444", line_width=1)
+    return figure
+
+
+def _accuracy(s: Summary) -> Any:
+    import plotly.graph_objects as go
+
+    names = [a for a in SHOWN if a in s.arms and s.arms[a].accuracy.value is not None]
+    names += [a for a in ("linear-16", "task-oracle", "twin-oracle") if a in s.arms]
+    if not names:
+        return None
+    names = names[::-1]
+    value = [s.arms[a].accuracy for a in names]
+    trace = go.Bar(
+        x=[100 * (v.value or 0) for v in value],
+        y=names,
+        orientation="h",
+        marker_color=[COLOURS[s.arms[a].kind] for a in names],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * ((v.ci_high or 0) - (v.value or 0)) for v in value],
+            "arrayminus": [100 * ((v.value or 0) - (v.ci_low or 0)) for v in value],
+            "color": "#444",
+        },
+        hovertext=[s.arms[a].about for a in names],
+    )
+    return _figure([trace], 90 + 26 * len(names), xaxis_title="accuracy, %")
+
+
+def _deferral(s: Summary) -> Any:
+    import plotly.graph_objects as go
+
+    dash = {"hybrid": "solid", "alone": "dot", "ensemble": "dash"}
+    traces = []
+    for name in ("S", "G16", "Gfull", "E", s.decision.hybrid):
+        gates = s.arms[name].gates if name in s.arms else None
+        if gates is None or name not in s.deferral_curves:
+            continue
+        kind = s.arms[name].kind
+        traces.append(
+            go.Scatter(
+                x=[100 * b for b in s.curve_budgets],
+                y=s.deferral_curves[name][gates.better],
+                name=f"{name} ({gates.better} gate)",
+                mode="lines",
+                line={"dash": dash.get(kind, "solid"), "width": 3 if kind == "hybrid" else 2},
+            )
+        )
+    if not traces:
+        return None
+    return _figure(traces, 420, xaxis_title="referred to a person, %", yaxis_title="net benefit")
+
+
+def _modalities(s: Summary) -> Any:
+    import plotly.graph_objects as go
+
+    traces = []
+    for name in ("S", "Gfull", s.decision.hybrid):
+        if name not in s.arms:
+            continue
+        by = {m: e for m, e in s.arms[name].accuracy.per_modality.items() if e.value is not None}
+        if by:
+            traces.append(
+                go.Bar(
+                    x=list(by),
+                    y=[100 * (e.value or 0) for e in by.values()],
+                    name=name,
+                    error_y={
+                        "type": "data",
+                        "symmetric": False,
+                        "array": [100 * ((e.ci_high or 0) - (e.value or 0)) for e in by.values()],
+                        "arrayminus": [
+                            100 * ((e.value or 0) - (e.ci_low or 0)) for e in by.values()
+                        ],
+                        "thickness": 1,
+                    },
+                )
+            )
+    return _figure(traces, 420, yaxis_title="accuracy, %", barmode="group") if traces else None
+
+
+def _histogram(histogram: Histogram) -> Any:
+    import plotly.graph_objects as go
+
+    colour = {"common": "#4c6a92", "rare": "#b0a160", "novel": "#c4572e"}
+    traces = [
+        go.Bar(
+            x=[(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)],
+            y=[100 * v for v in share],
+            name=tier,
+            marker_color=colour[tier],
+            opacity=0.65,
+        )
+        for tier, (edges, share) in histogram.items()
+    ]
+    return _figure(
+        traces,
+        360,
+        xaxis_title="novelty score",
+        yaxis_title="cases of the tier, %",
+        barmode="overlay",
+        bargap=0,
+    )

@@ -1,0 +1,143 @@
+"""The table that a person reads in ten seconds, with the verdict below it."""
+
+from __future__ import annotations
+
+from curbside.evals.summary import ArmSummary, Estimate, Summary
+
+__all__ = ["print_summary", "rows"]
+
+#: Arms in the table, in this order; the rest is in the report.
+SHOWN = (
+    "S",
+    "G16",
+    "Gfull",
+    "E",
+    "H-tier",
+    "H-competence",
+    "H-cascade",
+    "H-tier16",
+    "random",
+    "tags",
+    "linear-full",
+    "case-oracle",
+)
+
+
+def rows(summary: Summary) -> list[tuple[str, ...]]:
+    """One row an arm: name, accuracy with interval, its tiers, P2, calls, milliseconds."""
+    out = []
+    for name in SHOWN:
+        if name not in summary.arms:
+            continue
+        a = summary.arms[name]
+        tier = a.accuracy.per_tier
+        mark = "▶ " if name == summary.decision.hybrid else "  "
+        out.append(
+            (
+                mark + name,
+                percent(a.accuracy),
+                span(a.accuracy),
+                percent(tier.get("common")),
+                percent(tier.get("rare")),
+                percent(tier.get("rare_finding")),
+                _p2(a),
+                number(a.cost, 2),
+                number(a.latency_ms, 1),
+            )
+        )
+    return out
+
+
+def lines(summary: Summary) -> list[str]:
+    """What is below the table: novelty, safety, the comparison, the verdict."""
+    n, m, d = summary.novelty, summary.modality, summary.decision
+    worst = sorted(
+        (
+            (x.novel_answered.value, name)
+            for name, x in n.per_modality.items()
+            if x.novel_answered is not None and x.novel_answered.value is not None
+        ),
+        reverse=True,
+    )
+    per = ", ".join(f"{name} {100 * v:.0f} %" for v, name in worst)
+    v = d.versus_best_single
+    return [
+        f"modality   common {_pc(m.accuracy_common)}, rare {_pc(m.accuracy_rare)}   "
+        f"novel against known: AUROC {_raw(n.auroc_vs_known)}, FPR95 {_pc(n.fpr95)}",
+        f"gate       at α = {n.alpha:g} it refers {_pc(n.false_deferral)} of common cases   "
+        f"novel answered at 5 %: {_pc(n.novel_answered)}" + (f"  ({per})" if per else ""),
+        f"P1         {d.hybrid} − {d.best_single} (best alone, chosen on tune): "
+        f"{_points(v.value)} points [{_points(v.ci_low)}, {_points(v.ci_high)}]",
+    ]
+
+
+def print_summary(summary: Summary) -> None:
+    """Print table, novelty, verdict and notes to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    kind = "PHANTOMS (generated pictures), " if summary.phantoms else ""
+    table = Table(
+        title=f"{kind}{summary.cases.n_scored} cases with a task, {summary.cases.n_novel} novel; "
+        "accuracy macro over modalities, every arm answers everything",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
+    for name in ("arm", "accuracy", "95 %", "common", "rare", "few-shot", "P2", "calls", "ms"):
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for row in rows(summary):
+        bold = row[0].startswith("▶")
+        table.add_row(*row, style="bold" if bold else None)
+    console.print(table)
+    console.print()
+    for line in lines(summary):
+        console.print(line, soft_wrap=True)
+    console.print()
+    console.print(f"VERDICT    {summary.verdict}", style="bold", soft_wrap=True)
+    for note in summary.notes[:1]:
+        console.print(f"           {note}", style="dim", soft_wrap=True)
+    console.print(
+        "few-shot: labels of common modalities with at most 16 training cases; P2: mean net "
+        "benefit when 5, 10 and 20 % are referred, best gate",
+        style="dim",
+        soft_wrap=True,
+    )
+    console.print(summary.research_use, style="dim", soft_wrap=True)
+
+
+def percent(e: Estimate | None) -> str:
+    """``71.3``, or – where not assessable."""
+    return "–" if e is None or e.value is None else f"{100 * e.value:.1f}"
+
+
+def span(e: Estimate) -> str:
+    """The interval in per cent."""
+    if e.ci_low is None or e.ci_high is None:
+        return "–"
+    return f"{100 * e.ci_low:.1f}–{100 * e.ci_high:.1f}"
+
+
+def number(e: Estimate, digits: int) -> str:
+    """A plain number."""
+    return "–" if e.value is None else f"{e.value:.{digits}f}"
+
+
+def _p2(a: ArmSummary) -> str:
+    if a.gates is None or a.gates.p2.value is None:
+        return "–"
+    return f"{a.gates.p2.value:+.3f}"
+
+
+def _pc(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _raw(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
