@@ -163,7 +163,7 @@ def team(matrix: ResponseMatrix, assessments: Assessments, roster: Roster) -> Ar
 
 def blend(name: str, first: Arm, second: Arm) -> Arm:
     """The probability average of two arms, at the cost of both."""
-    weights = (first.weights + second.weights) / 2
+    weights = np.asarray((first.weights + second.weights) / 2, np.float32)
     return Arm(name, "ensemble", weights, np.maximum(first.asked, second.asked))
 
 

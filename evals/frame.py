@@ -89,12 +89,12 @@ class Frame:
     @property
     def novel(self) -> Flags:
         """bool (n,): of a modality that nothing was trained or calibrated on."""
-        return self.tier == "novel"
+        return np.asarray(self.tier == "novel", bool)
 
     @property
     def scored(self) -> Flags:
         """bool (n,): a known modality with a task and a truth; what accuracy is about."""
-        return (~self.novel) & (self.task != "") & (self.label != "") & self.asked
+        return np.asarray(~self.novel & (self.task != "") & (self.label != "") & self.asked, bool)
 
     @property
     def n_groups(self) -> int:

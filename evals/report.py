@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from curbside.evals.summary import Summary
 from curbside.evals.table import SHOWN, lines, number, percent, rows, span
 from curbside.storage import write_text
 
-__all__ = ["CAVEATS", "Histogram", "novelty_histogram", "render_report", "write_report"]
+__all__ = ["Histogram", "novelty_histogram", "render_report", "write_report"]
 
 #: Fill and line colours by kind of arm; the same in every plot.
 COLOURS = {
@@ -25,21 +26,6 @@ COLOURS = {
     "oracle": "#5f9e6e",
     "served": "#c4572e",
 }
-CAVEATS = (
-    "Classes of several sets come from different sources (both chest radiograph sets, "
-    "mri_brain_tumor4, ct_covid, normals of ct_chest_cancer, us_lung_pocus, healthy cells of "
-    "all_leukemia_pbs): accuracy there can come from the source and not from the disease.",
-    "CT of the kidney and MRI of the brain hold many slices a patient without patient ids; "
-    "labels of vqamed2019_modality are noisy; dermamnist_jpeg28 is 28 pixels wide.",
-    "Most novel cases are pictures of ECGs, which are easy; novel_answered is therefore macro "
-    "over the novel modalities.",
-    "There are no demographic columns: differences between groups of people are not assessable.",
-)
-PHANTOM_CAVEAT = (
-    "These cases are phantoms, generated pictures: the numbers say that the machinery runs and "
-    "nothing about any image of a patient."
-)
-
 #: tier → (bin edges, share of its cases in each bin)
 Histogram = dict[str, tuple[list[float], list[float]]]
 
@@ -75,16 +61,14 @@ def render_report(summary: Summary, histogram: Histogram | None = None) -> str:
         lstrip_blocks=True,
     )
     plots = [
-        (title, text, Markup(_html(figure)))  # noqa: S704 - made by plotly from numbers here
-        for title, text, figure in _plots(summary, histogram)
+        (title, text, Markup(_html(figure))) for title, text, figure in _plots(summary, histogram)
     ]
     return environment.get_template("report.html").render(
         s=summary,
         rows=rows(summary),
         lines=lines(summary),
         plots=plots,
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library itself
-        caveats=(PHANTOM_CAVEAT,) if summary.phantoms else CAVEATS,
+        plotly=Markup(get_plotlyjs()),
         percent=percent,
         span=span,
         number=number,
@@ -267,7 +251,7 @@ def _histogram(histogram: Histogram) -> Any:
     colour = {"common": "#4c6a92", "rare": "#b0a160", "novel": "#c4572e"}
     traces = [
         go.Bar(
-            x=[(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)],
+            x=[(a + b) / 2 for a, b in pairwise(edges)],
             y=[100 * v for v in share],
             name=tier,
             marker_color=colour[tier],

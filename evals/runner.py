@@ -55,6 +55,21 @@ __all__ = [
 ]
 
 _FOLDS = 5
+#: Said wherever source-confounded tasks are among the evaluated cases.
+CAVEATS = (
+    "classes of several sets come from different sources (both chest radiograph sets, "
+    "mri_brain_tumor4, ct_covid, normals of ct_chest_cancer, us_lung_pocus, healthy cells of "
+    "all_leukemia_pbs): accuracy there can come from the source and not from the disease, and "
+    "accuracy_unconfounded leaves them out",
+    "CT of the kidney and MRI of the brain hold many slices a patient without patient ids; "
+    "labels of vqamed2019_modality are noisy; dermamnist_jpeg28 is 28 pixels wide",
+    "most novel cases of this corpus are pictures of ECGs, which are easy: novel_answered is "
+    "therefore macro over the novel modalities",
+)
+PHANTOM_CAVEAT = (
+    "these cases are phantoms, generated pictures: the numbers say that the machinery runs and "
+    "nothing about any image of a patient"
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +157,7 @@ def run_evaluation(
         build_cost=first.build_cost,
         specialists=first.specialists,
         versions=versions(built, fleets, config) | {"evaluation": digest},
-        notes=_notes(fleets, len(studies), frame.usable),
+        notes=_notes(fleets, frame, phantoms=phantoms),
         phantoms=phantoms,
         attributes=False,
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -291,7 +306,7 @@ def _reusable(path: Path, digest: str) -> Summary | None:
     return found if found.versions.get("evaluation") == digest else None
 
 
-def _notes(fleets: Sequence[TunedFleet], asked: int, usable: NDArray[np.bool_]) -> list[str]:
+def _notes(fleets: Sequence[TunedFleet], frame: Frame, *, phantoms: bool) -> list[str]:
     notes = []
     if len(fleets) == 1:
         notes.append(
@@ -303,14 +318,16 @@ def _notes(fleets: Sequence[TunedFleet], asked: int, usable: NDArray[np.bool_]) 
             f"{len(fleets)} few-shot draws and seeds, resampled in every replicate; with so few "
             "the share of variation between them is itself uncertain"
         )
-    if not usable.all():
-        notes.append(f"{int((~usable).sum())} images could not be read; they count as not answered")
+    if phantoms:
+        notes.append(PHANTOM_CAVEAT)
+    if not frame.usable.all():
+        failed = int((~frame.usable).sum())
+        notes.append(f"{failed} images could not be read; they count as not answered")
+    asked = int(frame.asked.sum())
     notes.append(
         f"latency is wall time a case in batches on this machine, over {asked} cases, features "
         "cached; cost is calls"
     )
-    notes.append(
-        "accuracy on source-confounded tasks can come from the source and not from the disease; "
-        "accuracy_unconfounded leaves them out"
-    )
+    if frame.confounded.any():
+        notes += CAVEATS
     return notes

@@ -25,7 +25,7 @@ SHOWN = (
 
 def rows(summary: Summary) -> list[tuple[str, ...]]:
     """One row an arm: name, accuracy with interval, its tiers, P2, calls, milliseconds."""
-    out = []
+    out: list[tuple[str, ...]] = []
     for name in SHOWN:
         if name not in summary.arms:
             continue
