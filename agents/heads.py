@@ -138,7 +138,8 @@ class Blend:
     ) -> NDArray[np.float32]:
         """Float32 (k,) probabilities from two of the same length."""
         logits = self.adapted * np.log(adapted + 1e-9) + self.frozen * np.log(frozen + 1e-9)
-        return softmax(logits[None].astype(np.float32))[0]
+        both: NDArray[np.float32] = softmax(logits[None].astype(np.float32))[0]
+        return both
 
     @classmethod
     def fit(cls, opinions: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], int]]) -> Self:
@@ -181,7 +182,7 @@ def match_task(
     wanted = set(question.options)
     if not wanted:
         return None
-    if question.task in tasks and wanted <= set(tasks[question.task]):
+    if question.task and question.task in tasks and wanted <= set(tasks[question.task]):
         return question.task
     covering = [t for t, labels in tasks.items() if wanted <= set(labels)]
     if not covering:

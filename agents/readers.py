@@ -6,7 +6,8 @@
 - :class:`GeneralistReader`: LoRA on the top blocks, options scored through text.
 
 The last two blend their adapted branch with a linear readout of the frozen features of
-several depths (:class:`~curbside.agents.heads.Blend`).  Readers see inputs and questions, never a file.
+several depths (:class:`~curbside.agents.heads.Blend`).  Readers see inputs and
+questions, never a file.
 """
 
 from __future__ import annotations
@@ -140,6 +141,9 @@ class OptionScorer(nn.Module):
         self.dropout = 0.0
         self._text = {t: torch.from_numpy(v) for t, v in text.items()}
 
+    mean: Tensor
+    scale: Tensor
+
     #: Inverse temperature of the cosine.
     SHARPNESS = 10.0
 
@@ -155,7 +159,8 @@ class OptionScorer(nn.Module):
 
     def known(self, image: Tensor, task: str) -> Tensor:
         """Logits over a known task's labels, (n, k)."""
-        return self.SHARPNESS * image @ (self._text[task] + self.residual[task]).T
+        options: Tensor = self._text[task] + self.residual[task]
+        return self.SHARPNESS * image @ options.T
 
     def by_name(self, image: Tensor, text: Tensor) -> Tensor:
         """Logits over options that only have a name, (n, len(text))."""

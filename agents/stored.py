@@ -21,7 +21,7 @@ from curbside.agents.readers import (
     Reader,
     SpecialistReader,
 )
-from curbside.agents.upper import upper_blocks
+from curbside.agents.upper import channels_last, upper_blocks
 from curbside.indexes.lite0 import UpperBlocks
 from curbside.indexes.text import TextEncoder
 
@@ -37,7 +37,7 @@ def lora(network: UpperBlocks, rank: int) -> torch.nn.Module:
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_TARGETS)
     adapted: torch.nn.Module = get_peft_model(network, config)
-    return adapted.to(memory_format=torch.channels_last)
+    return channels_last(adapted)
 
 
 def reader_files(reader: Reader, folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,18 @@ from curbside.agents.trunk import FIRST_TUNED
 from curbside.indexes.lite0 import UpperBlocks
 from curbside.progress import Advance
 
-__all__ = ["CHUNK", "Recipe", "by_task", "features_of", "fine_tune", "steps_of", "upper_blocks"]
+__all__ = [
+    "CHUNK",
+    "Recipe",
+    "by_task",
+    "channels_last",
+    "features_of",
+    "fine_tune",
+    "steps_of",
+    "upper_blocks",
+]
+
+Net = TypeVar("Net", bound=nn.Module)
 
 #: Rows of one forward pass when reading: always this many (padded), so that a study gets
 #: the same probabilities alone as in a batch.
@@ -41,8 +53,15 @@ class Recipe:
 
 def upper_blocks() -> UpperBlocks:
     """Blocks ``FIRST_TUNED`` and above with the published weights, laid out for speed."""
-    blocks: UpperBlocks = UpperBlocks.pretrained(FIRST_TUNED).to(memory_format=torch.channels_last)
-    return blocks
+    return channels_last(UpperBlocks.pretrained(FIRST_TUNED))
+
+
+def channels_last(module: Net) -> Net:
+    """The same module with its convolution weights laid out for speed on a CPU."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def features_of(network: nn.Module, grid: NDArray[np.float16]) -> NDArray[np.float32]:

@@ -216,7 +216,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
     import csv
 
-    rows = []
+    rows: list[tuple[int, dict[str, Any]]] = []
     with path.open(encoding="utf-8-sig", newline="") as f:
         reader = csv.DictReader(f, strict=True)
         names = reader.fieldnames or []
@@ -224,8 +224,7 @@ def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if twice:
             raise CasesError(f"{path} has a column twice: {', '.join(twice)}", hint=_HINT)
         try:
-            for row in reader:
-                rows.append((reader.line_num, dict(row)))
+            rows.extend((reader.line_num, dict(row)) for row in reader)
         except csv.Error as e:
             raise CasesError(f"{path}, line {reader.line_num}: not CSV ({e})", hint=_HINT) from None
     return rows

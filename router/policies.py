@@ -1,0 +1,260 @@
+"""The routing policies that ship: ``tier``, ``competence`` and ``cascade``.
+
+All are vectorised over cases and pure; serving and replay run the same ``next``.  Each
+reduces to an order of agents for every case: ask the first, fall back to the next when it
+abstains or fails, refer to a person when none is left.  Knows no agent but by its column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.assessments import Assessments
+from curbside.config import CascadePolicy, CompetencePolicy, PolicyConfig, TierPolicy
+from curbside.errors import InternalError
+from curbside.responses import ResponseStatus
+from curbside.router.policy import Action, Policy, Responses, Step
+
+__all__ = ["REASONS", "CascadeRule", "CompetenceRule", "TierRule", "is_novel", "make_policy"]
+
+#: Why a case ended as it did; ``explain`` has a sentence for each.
+REASONS = (
+    "specialist",
+    "rare",
+    "no_specialist",
+    "fallback",
+    "novel",
+    "below_floor",
+    "no_reading",
+    "most_competent",
+    "competence_unknown",
+    "sure_enough",
+    "escalated",
+    "disagreement",
+)
+_CODE = {code: i for i, code in enumerate(REASONS)}
+
+Columns = NDArray[np.int16]
+
+
+def is_novel(assessments: Assessments, alpha: float) -> NDArray[np.bool_]:
+    """bool (n,): the p-value is at or below alpha; nothing is novel at alpha = 0."""
+    return np.asarray((assessments.p_value <= alpha) & (alpha > 0), np.bool_)
+
+
+@dataclass(frozen=True)
+class TierRule:
+    """Common to its specialist, rare to the generalist, novel to a person.
+
+    A novel case is read by the generalist and that reading is provisional: the case ends
+    in a referral.
+    """
+
+    config: TierPolicy
+    generalist: int
+    name: str = "tier"
+    reasons: tuple[str, ...] = REASONS
+
+    def next(self, assessments: Assessments, responses: Responses) -> Step:
+        """See :class:`curbside.router.policy.Policy`."""
+        novel = is_novel(assessments, self.config.alpha)
+        order, reason = _tier_order(assessments, self.config.minimum_support, self.generalist)
+        order, reason = _generalist_first(order, reason, novel, self.generalist)
+        return _first_that_reads(order, reason, novel, responses, self.config.floor)
+
+
+@dataclass(frozen=True)
+class CompetenceRule:
+    """The specialist of the modality or the generalist: who is likelier right, minus cost.
+
+    Only these two compete: another modality's specialist says in its card that the case is
+    not its own.  Where competence knows neither, the tier rule decides and the reason says so.
+    """
+
+    config: CompetencePolicy
+    generalist: int
+    costs: tuple[float, ...]
+    name: str = "competence"
+    reasons: tuple[str, ...] = REASONS
+
+    #: Labelled cases from which the fallback takes the specialist.
+    FALLBACK_SUPPORT = TierPolicy().minimum_support
+
+    def next(self, assessments: Assessments, responses: Responses) -> Step:
+        """See :class:`curbside.router.policy.Policy`."""
+        n = len(assessments)
+        novel = is_novel(assessments, self.config.alpha)
+        order, reason = _tier_order(assessments, self.FALLBACK_SUPPORT, self.generalist)
+        rows, specialist = np.arange(n), assessments.specialist
+        utility = assessments.competence - self.config.cost_weight * np.asarray(self.costs)
+        mine = np.where(specialist >= 0, utility[rows, specialist], np.nan)
+        other = utility[:, self.generalist] if utility.shape[1] else np.full(n, np.nan)
+        known = np.isfinite(mine) | np.isfinite(other)
+        prefer = np.nan_to_num(mine, nan=-np.inf) > np.nan_to_num(other, nan=-np.inf)
+        chosen = np.stack(
+            [
+                np.where(prefer, specialist, self.generalist),
+                np.where(prefer, self.generalist, specialist),
+            ],
+            axis=1,
+        ).astype(np.int16)
+        order = np.where(known[:, None], chosen, order)
+        reason = np.where(known, _CODE["most_competent"], _CODE["competence_unknown"])
+        estimate = assessments.competence[rows, order[:, 0]] if len(responses.agents) else mine
+        doubtful = known & (np.nan_to_num(estimate, nan=1.0) < self.config.floor) & ~novel
+        order, reason = _generalist_first(order, reason, novel, self.generalist)
+        step = _first_that_reads(order, reason, novel | doubtful, responses, 0.0)
+        held = doubtful & (step.action == Action.REFER) & (step.weights.sum(1) > 0)
+        return Step(
+            step.action,
+            step.ask,
+            step.weights,
+            np.where(held, _CODE["below_floor"], step.reason).astype(np.int16),
+        )
+
+
+@dataclass(frozen=True)
+class CascadeRule:
+    """The first reader answers when it is sure; otherwise both read and the surer answers."""
+
+    config: CascadePolicy
+    generalist: int
+    name: str = "cascade"
+    reasons: tuple[str, ...] = REASONS
+
+    def next(self, assessments: Assessments, responses: Responses) -> Step:
+        """See :class:`curbside.router.policy.Policy`."""
+        novel = is_novel(assessments, self.config.alpha)
+        order, reason = _tier_order(assessments, self.config.minimum_support, self.generalist)
+        order, reason = _generalist_first(order, reason, novel, self.generalist)
+        step = _first_that_reads(order, reason, novel, responses, self.config.floor)
+        rows = np.arange(len(order))
+        read = responses.status == ResponseStatus.READ
+        first, second = order[:, 0], order[:, 1]
+        has_second = second >= 0
+        first_read = read[rows, first]
+        unsure = first_read & (_at(responses.confidence, first) < self.config.escalate_below)
+        escalate = unsure & has_second & ~novel
+        asked = np.where(has_second, responses.status[rows, second] != 0, False)
+        ask_second = escalate & ~asked
+        both = escalate & asked & np.where(has_second, read[rows, second], False)
+        surer = np.where(
+            _at(responses.confidence, second) > _at(responses.confidence, first), second, first
+        )
+        differ = _at(responses.choice, first) != _at(responses.choice, second)
+        confidence = _at(responses.confidence, surer)
+        action, ask, weights, why = (
+            step.action.copy(),
+            step.ask.copy(),
+            step.weights.copy(),
+            step.reason.copy(),
+        )
+        sure = first_read & ~unsure & ~novel & (action == Action.ANSWER)
+        why[sure] = _CODE["sure_enough"]
+        action[ask_second], ask[ask_second] = Action.ASK, False
+        ask[rows[ask_second], second[ask_second]] = True
+        weights[both] = 0.0
+        weights[rows[both], surer[both]] = 1.0
+        low = both & (confidence < self.config.floor)
+        action[both] = np.where(low[both], Action.REFER, Action.ANSWER)
+        code = np.where(differ, _CODE["disagreement"], _CODE["escalated"])
+        why[both] = np.where(low, _CODE["below_floor"], code)[both]
+        return Step(action, ask, weights, why.astype(np.int16))
+
+
+def make_policy(
+    config: PolicyConfig,
+    *,
+    agents: tuple[str, ...],
+    generalist: str,
+    costs: Mapping[str, float] = MappingProxyType({}),
+) -> Policy:
+    """The policy that a configuration names, over these agents.
+
+    Args:
+        costs: agent → cost per study, 1 where not given (only ``competence`` uses it).
+
+    Raises:
+        InternalError: the generalist is none of the agents.
+    """
+    if generalist not in agents:
+        raise InternalError(f"generalist {generalist!r} is none of {agents}")
+    column = agents.index(generalist)
+    if isinstance(config, TierPolicy):
+        return TierRule(config, column)
+    if isinstance(config, CascadePolicy):
+        return CascadeRule(config, column)
+    return CompetenceRule(config, column, tuple(costs.get(a, 1.0) for a in agents))
+
+
+def _tier_order(
+    assessments: Assessments, minimum_support: int, generalist: int
+) -> tuple[Columns, NDArray[np.int16]]:
+    """int16 (n, 2) columns to ask in turn (-1: none), and the reason for the first."""
+    specialist = assessments.specialist
+    nobody = specialist < 0
+    thin = ~nobody & (assessments.support < minimum_support)
+    common = ~nobody & ~thin
+    first = np.where(common, specialist, generalist)
+    second = np.where(common, generalist, specialist)
+    reason = np.where(
+        common, _CODE["specialist"], np.where(thin, _CODE["rare"], _CODE["no_specialist"])
+    )
+    return np.stack([first, second], axis=1).astype(np.int16), reason.astype(np.int16)
+
+
+def _generalist_first(
+    order: Columns, reason: NDArray[np.int16], novel: NDArray[np.bool_], generalist: int
+) -> tuple[Columns, NDArray[np.int16]]:
+    swap = novel & (order[:, 0] != generalist)
+    order = np.where(swap[:, None], order[:, ::-1], order)
+    return order, np.where(novel, _CODE["novel"], reason).astype(np.int16)
+
+
+def _first_that_reads(
+    order: Columns,
+    reason: NDArray[np.int16],
+    hold: NDArray[np.bool_],
+    responses: Responses,
+    floor: float,
+) -> Step:
+    """Ask in turn until one reads; hold (provisional) or answer with it; refer if none did."""
+    n, a = len(order), len(responses.agents)
+    rows = np.arange(n)
+    read = responses.status == ResponseStatus.READ
+    chosen = np.full(n, -1, np.int16)
+    wanted = np.full(n, -1, np.int16)
+    fell_back = np.zeros(n, bool)
+    for turn in range(order.shape[1]):
+        column = order[:, turn]
+        open_ = (chosen < 0) & (wanted < 0) & (column >= 0)
+        done = open_ & read[rows, column]
+        chosen[done] = column[done]
+        fell_back |= done & (turn > 0)
+        fresh = open_ & (responses.status[rows, column] == ResponseStatus.NOT_ASKED)
+        wanted[fresh] = column[fresh]
+    ask = np.zeros((n, a), bool)
+    asking = wanted >= 0
+    ask[rows[asking], wanted[asking]] = True
+    weights = np.zeros((n, a), np.float32)
+    answered = chosen >= 0
+    weights[rows[answered], chosen[answered]] = 1.0
+    low = answered & ~hold & (_at(responses.confidence, chosen) < floor)
+    action = np.full(n, int(Action.REFER), np.int8)
+    action[answered & ~hold & ~low] = Action.ANSWER
+    action[asking] = Action.ASK
+    why = np.where(fell_back & ~hold, _CODE["fallback"], reason)
+    why = np.where(low, _CODE["below_floor"], why)
+    why = np.where(~answered & ~asking & ~hold, _CODE["no_reading"], why)
+    return Step(action, ask, weights, why.astype(np.int16))
+
+
+def _at(values: NDArray[np.float32] | NDArray[np.int16], columns: Columns) -> NDArray[np.float32]:
+    """values[i, columns[i]], and NaN where the column is -1."""
+    picked = values[np.arange(len(values)), np.maximum(columns, 0)].astype(np.float32)
+    return np.where(columns >= 0, picked, np.float32(np.nan))
