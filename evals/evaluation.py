@@ -212,7 +212,7 @@ def evaluate(
 
     families = [Family("P1", "accuracy", p1), Family("P2", "net_benefit", p2)]
     opponents = [o for o in OPPONENTS if o in p1]
-    found = contrasts(hybrid, opponents, families) if len(frame) else []
+    found = contrasts(hybrid, opponents, families) if frame.scored.any() else []
     costs = {a: results[a].overall["cost"][0] for a in results}
     return Result(
         frame=everything,

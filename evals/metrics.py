@@ -257,4 +257,6 @@ def weighted_auroc(score: Float, positive: Flags, weight: Float) -> Float:
 def _grouping(names: NDArray[np.str_], cells: Flags) -> Float:
     """float32 (distinct names among the cells, cells): which cell belongs to which name."""
     distinct = sorted(set(names[cells].tolist()))
-    return np.array([(names == m) & cells for m in distinct], np.float32).reshape(-1, len(names))
+    return np.array([(names == m) & cells for m in distinct], np.float32).reshape(
+        len(distinct), len(names)
+    )

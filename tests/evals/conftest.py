@@ -117,8 +117,12 @@ def _cases(rng, modalities, per, names, common, novel, agents, prefix):
         stratum_n=np.full(n, 500, np.int32),
         support=support,
         specialist=np.array(
-            [agents.index(f"specialist-{p}") if f"specialist-{p}" in place else -1
-             for p in predicted], np.int16),
+            [
+                agents.index(f"specialist-{p}") if f"specialist-{p}" in place else -1
+                for p in predicted
+            ],
+            np.int16,
+        ),
         neighbours=np.zeros((n, 1), np.int64),
         similarity=np.ones((n, 1), np.float32),
         tag_disagreement=np.zeros(n, bool),
@@ -133,9 +137,9 @@ def _cases(rng, modalities, per, names, common, novel, agents, prefix):
 def _with_skill(facts, frame, skill, agents):
     from dataclasses import replace
 
-    known = np.array(
-        [[skill(a, m) for a in agents] for m in frame.predicted], np.float32
-    ).reshape(len(frame), len(agents))
+    known = np.array([[skill(a, m) for a in agents] for m in frame.predicted], np.float32).reshape(
+        len(frame), len(agents)
+    )
     return replace(
         facts,
         competence=known,
