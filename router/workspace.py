@@ -19,7 +19,7 @@ from curbside import __version__
 from curbside.agents.contract import Agent
 from curbside.agents.fleet import FORMAT as FLEET_FORMAT
 from curbside.agents.fleet import Fleet
-from curbside.cases import Cases
+from curbside.cases import Cases, read_cases
 from curbside.config import Config, model_digest
 from curbside.errors import NotBuilt
 from curbside.indexes.assess import Assessor
@@ -53,6 +53,7 @@ class Workspace:
         self.index_folder, self.fleet_folder = home / stores.index, home / stores.fleet
         self.cache_folder = home / stores.cache
         self.outcomes_folder = home / "outcomes"
+        self.built_file = home / "built.jsonl"
 
     @cached_property
     def source(self) -> FeatureSource:
@@ -80,6 +81,10 @@ class Workspace:
         """
         known = cases.take(cases.where(role=_BUILT_FROM))
         features = self.features(known)
+        # an evaluation on another manifest still chooses on these tune cases
+        rows = _manifest(known)
+        if not self.built_file.is_file() or self.built_file.read_text("utf-8") != rows:
+            write_text(self.built_file, rows)
         marks = self._marks(known, features)
         if self._stamp("index") != marks["index"] or not self.index_folder.is_dir():
             Assessor.fit(known, features, self.config).save(self.index_folder)
@@ -166,6 +171,16 @@ class Workspace:
         """
         return self._assessor
 
+    def built_cases(self) -> Cases:
+        """The train, tune and calibration cases that everything was built from.
+
+        Raises:
+            NotBuilt: nothing was built.
+        """
+        if not self.built_file.is_file():
+            raise NotBuilt(f"there is no {self.built_file.name} in {self.home}", hint=_BUILD)
+        return read_cases(self.built_file)
+
     def competence(self) -> Competence:
         """What the agents got right on tune.  Raises NotBuilt, IndexCorrupt."""
         return Competence.load(self.outcomes_folder / "competence")
@@ -176,6 +191,26 @@ class Workspace:
         if not path.is_file():
             raise NotBuilt(f"there are no readings of tune cases in {path.parent}", hint=_BUILD)
         return load_responses(path)
+
+
+def _manifest(cases: Cases) -> str:
+    """The cases as a JSON Lines manifest that is read from anywhere."""
+    lines = []
+    for c in cases:
+        row = {
+            "id": c.id,
+            "image": str(c.image.absolute()),
+            "modality": c.modality,
+            "label": c.label,
+            "task": c.task,
+            "options": list(c.options),
+            "question": c.question,
+            "role": c.role,
+            "tier": c.tier,
+            "group": c.group,
+        }
+        lines.append(json.dumps({k: v for k, v in row.items() if v}, ensure_ascii=False))
+    return "\n".join(lines) + "\n"
 
 
 def read_all(
