@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curbside import __version__
 from curbside.agents.contract import Agent
@@ -119,9 +120,8 @@ class Workspace:
         )
 
     @staticmethod
-    def _tune_rows(cases: Cases) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-        tune = cases.where(role="tune")
-        return tune[(cases.tasks[tune] != "") & (cases.labels[tune] != "")]
+    def _tune_rows(cases: Cases) -> NDArray[np.intp]:
+        return np.flatnonzero((cases.roles == "tune") & (cases.tasks != "") & (cases.labels != ""))
 
     def _marks(self, cases: Cases, features: Features) -> dict[str, str]:
         rows = json.dumps(
