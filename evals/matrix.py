@@ -19,7 +19,7 @@ from curbside.errors import InternalError, StorageError
 from curbside.progress import bar
 from curbside.readings import Abstention, Failure, Reading
 from curbside.response_file import load_responses, save_responses
-from curbside.responses import ResponseMatrix, ResponseStatus
+from curbside.responses import ResponseMatrix
 from curbside.study import Study, content_hash
 
 __all__ = ["load_responses", "question_digest", "read_matrix", "save_responses"]
@@ -146,8 +146,3 @@ def _stored(path: Path) -> ResponseMatrix | None:
         return load_responses(path)
     except StorageError:
         return None
-
-
-def calls(matrix: ResponseMatrix) -> dict[str, int]:
-    """Cells by what they hold, for the report."""
-    return {s.name.lower(): int((matrix.status == s).sum()) for s in ResponseStatus}

@@ -1,0 +1,134 @@
+"""Opening what was built, evaluating a manifest on it, and the benchmark of several draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curbside.config import Config
+from curbside.evals.evaluation import GFULL, TWIN, Result
+from curbside.evals.matrix import read_matrix
+from curbside.evals.report import novelty_histogram, write_report
+from curbside.evals.runner import Built, TunedFleet, evaluated, run_evaluation, tune_cases
+from curbside.evals.summary import Summary
+
+if TYPE_CHECKING:
+    from curbside.cases import Cases
+    from curbside.router.workspace import Workspace
+
+__all__ = ["evaluate_manifest", "open_built", "train_draws"]
+
+
+def open_built(workspace: Workspace) -> Built:
+    """What an evaluation stands on.
+
+    Raises:
+        NotBuilt, IndexMismatch, IndexCorrupt: names what is missing or differs.
+    """
+    assessor = workspace.assessor()
+    cases = workspace.built_cases()
+    tune = tune_cases(cases)
+    return Built(assessor, cases, tune, workspace.features(tune, "encoding tune cases"))
+
+
+def served_fleet(workspace: Workspace) -> TunedFleet:
+    """The fleet that serves, and what it said of the tune cases."""
+    seed = workspace.config.fleet.seed
+    return TunedFleet(seed, workspace.fleet(), workspace.tune_responses())
+
+
+def evaluate_manifest(
+    workspace: Workspace,
+    cases: Cases,
+    out: Path,
+    *,
+    replicates: int = 2000,
+    seed: int = 0,
+    phantoms: bool = False,
+    fleets: Sequence[TunedFleet] | None = None,
+) -> tuple[Summary, bool]:
+    """Evaluate the cases of a manifest; writes ``summary.json`` and ``report.html`` to ``out``.
+
+    Args:
+        cases: the whole manifest; rows of role test are evaluated, or rows without a role.
+        fleets: several trained draws; by default the fleet that serves.
+
+    Returns:
+        The summary, and whether it was there already.
+    """
+    test = evaluated(cases)
+    features = workspace.features(test, "encoding evaluated cases")
+    summary, result = run_evaluation(
+        open_built(workspace),
+        [served_fleet(workspace)] if fleets is None else fleets,
+        test,
+        features,
+        workspace.config,
+        out,
+        replicates=replicates,
+        seed=seed,
+        phantoms=phantoms,
+    )
+    report = out / "report.html"
+    if result is not None or not report.is_file():
+        write_report(summary, report, _histogram(result))
+    return summary, result is None
+
+
+def _histogram(result: Result | None) -> dict[str, tuple[list[float], list[float]]] | None:
+    if result is None:
+        return None
+    f = result.frame
+    return novelty_histogram(result.novelty_score, f.tier, f.usable)
+
+
+def train_draws(workspace: Workspace, folder: Path, draws: int) -> list[TunedFleet]:
+    """Train ``draws`` fleets, each with a few-shot draw and seed of its own; resumable.
+
+    The twin of a draw's full generalist is the next draw's: two seeds of one recipe.
+
+    Args:
+        folder: gets ``fleet-0`` … and the tune readings.
+
+    Raises:
+        NotBuilt: there is no index yet.
+    """
+    from curbside.agents.fleet import Fleet
+    from curbside.agents.train import train_fleet
+
+    cases = workspace.built_cases()
+    features = workspace.features(cases, "encoding training cases")
+    tune = tune_cases(cases)
+    tune_features = workspace.features(tune, "encoding tune cases")
+    loaded: list[tuple[int, Fleet]] = []
+    for seed in range(draws):
+        config = workspace.config
+        config = config.model_copy(update={"fleet": config.fleet.model_copy(update={"seed": seed})})
+        where = folder / f"fleet-{seed}"
+        train_fleet(
+            cases,
+            features,
+            Config.model_validate(config.model_dump()),
+            where,
+            source=workspace.source,
+            text=workspace.text,
+            twin=draws == 1,
+        )
+        loaded.append((seed, Fleet.load(where, workspace.source, workspace.text)))
+    out = []
+    for i, (seed, fleet) in enumerate(loaded):
+        if draws > 1:
+            other = loaded[(i + 1) % draws][1].agents[GFULL]
+            fleet = replace(fleet, agents={**fleet.agents, TWIN: other})
+        matrix = read_matrix(
+            fleet.agents,
+            tune.studies(),
+            [c.label for c in tune],
+            images=tune_features.digests,
+            folder=folder / "tune",
+            label=f"draw {seed}: reading tune",
+        )
+        out.append(TunedFleet(seed, fleet, matrix))
+    return out

@@ -1,0 +1,159 @@
+"""summary.json: stable, strict, without NaN, and documented."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from curbside.agents.cost import BuildCost
+from curbside.config import Config
+from curbside.errors import StorageError
+from curbside.evals.evaluation import evaluate
+from curbside.evals.report import novelty_histogram, render_report
+from curbside.evals.summary import Summary, arm_costs, json_schema, summarise, write_summary
+from curbside.evals.table import lines, print_summary, rows
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {}
+
+
+@pytest.fixture
+def result(plant, made):
+    if "result" not in made:
+        world = plant(lambda a, m: 0.9 if a.endswith(m) else 0.6, per=24)
+        made["result"] = evaluate(
+            world.everything, world.assessments, world.trained, Config(), replicates=80
+        )
+    return made["result"]
+
+
+@pytest.fixture
+def summary(result):
+    t = result.frame
+    cost = {a: BuildCost(50, 10, 1.5, 100.0) for a in ("specialist-cxr", "generalist-full")}
+    assert len(t)
+    return summarise(
+        result,
+        manifest="m.csv",
+        digest="d",
+        build_cost=cost,
+        specialists={"cxr": "specialist-cxr"},
+        versions={"code": "0"},
+        notes=["one few-shot draw"],
+        phantoms=True,
+        attributes=False,
+        generated_at="2026-01-01T00:00:00+00:00",
+        machine="a machine",
+    )
+
+
+def test_schema_in_docs_is_the_one_generated():
+    path = DOCS / "summary.schema.json"
+    assert path.read_text(encoding="utf-8") == json_schema(), (
+        "python -c 'from curbside.evals.summary import json_schema; print(json_schema(), end=\"\")'"
+        " > docs/summary.schema.json"
+    )
+
+
+def test_written_file_keeps_the_schema_and_has_no_nan(summary, tmp_path):
+    path = tmp_path / "summary.json"
+    write_summary(summary, path)
+    body = json.loads(path.read_text(), parse_constant=lambda c: pytest.fail(f"{c} in summary"))
+    jsonschema.validate(body, json.loads(json_schema()))
+    assert Summary.model_validate_json(path.read_bytes()) == summary
+
+
+def test_what_was_promised_is_there(summary):
+    body = summary.model_dump(mode="json")
+    for name in ("S", "G16", "Gfull", "E", "H-tier", "H-competence", "H-cascade", "H-tier16"):
+        arm = body["arms"][name]
+        for metric in (
+            "accuracy",
+            "balanced_accuracy",
+            "coverage",
+            "selective_accuracy",
+            "net_benefit",
+            "cost",
+            "latency_ms",
+        ):
+            assert {"value", "ci_low", "ci_high", "per_tier", "per_modality"} == set(arm[metric])
+            assert {"common", "rare", "novel", "rare_finding"} == set(arm[metric]["per_tier"])
+        low, value, high = (arm["accuracy"][k] for k in ("ci_low", "value", "ci_high"))
+        assert low <= value <= high
+        assert arm["accuracy"]["per_tier"]["novel"]["value"] is None
+    needed = {"id", "a", "b", "metric", "delta", "ci_low", "ci_high", "p_holm"}
+    assert needed | {"minimum_detectable", "verdict"} <= set(body["contrasts"][0])
+    assert isinstance(body["modality"]["accuracy_common"], float)
+    assert {"auroc_vs_common", "auroc_vs_known", "fpr95", "false_deferral", "alpha"} <= set(
+        body["novelty"]
+    )
+    assert body["novelty"]["per_modality"]["oct"]["novel_answered"]["value"] is not None
+    assert body["n_cases"] == summary.cases.n_scored + summary.cases.n_novel
+    assert isinstance(body["verdict"], str)
+    assert len({c["id"] for c in body["contrasts"]}) == len(body["contrasts"])
+
+
+def test_a_team_has_no_more_labels_than_there_are():
+    by = {
+        "specialist-a": BuildCost(80, 5, 1, 10),
+        "specialist-b": BuildCost(70, 5, 2, 30),
+        "generalist-16": BuildCost(20, 3, 1, 10),
+        "generalist-full": BuildCost(100, 3, 4, 20),
+    }
+    found = arm_costs(by, {"a": "specialist-a", "b": "specialist-b"})
+    assert found["S"].labels == 100
+    assert found["S"].trainable_parameters == 10
+    assert found["E"].train_seconds == pytest.approx(7)
+    assert found["E"].peak_mib == pytest.approx(30)
+    assert found["G16"].labels == 20
+    assert "linear-full" not in found
+
+
+def test_disk_full_leaves_the_old_summary(summary, tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    write_summary(summary, path)
+    before = path.read_bytes()
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_summary(summary, path)
+    assert path.read_bytes() == before
+
+
+def test_report_is_one_page_that_needs_no_network(summary, result):
+    histogram = novelty_histogram(result.novelty_score, result.frame.tier, result.frame.usable)
+    page = render_report(summary, histogram)
+    assert summary.verdict in page
+    assert "Research software, not a medical device" in page
+    assert "Phantoms: generated pictures" in page
+    head = page.replace(page[page.index("<script>") : page.index("</script>")], "", 1)
+    assert "<link" not in head
+    assert "src=" not in head.replace("data-src=", "")
+    for title in ("Contrasts", "Deferral", "By modality", "Novelty", "What it took to build"):
+        assert f"<h2>{title}</h2>" in page
+    assert "nan" not in head.split("<script")[0].lower().split()
+    for tier, (edges, share) in histogram.items():
+        assert len(edges) == len(share) + 1, tier
+        assert math.fsum(share) == pytest.approx(1, abs=0.001)
+
+
+def test_table_names_the_verdict_below_the_arms(summary, capsys):
+    print_summary(summary)
+    out = capsys.readouterr().out
+    assert out.index("Gfull") < out.index("VERDICT")
+    assert summary.verdict in out.replace("\n", " ")
+    assert "PHANTOMS" in out
+    assert sum(r[0].startswith("▶") for r in rows(summary)) == 1
+    assert any("novel answered at 5 %" in line for line in lines(summary))
