@@ -8,7 +8,7 @@ goes on from its checkpoint, with this process or another one.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -17,6 +17,14 @@ from langgraph.types import Send, interrupt
 from curbside.router.state import State
 
 __all__ = ["Desk", "build_graph"]
+
+
+class Errand(TypedDict):
+    """What is sent to ``read``: one agent to ask about one case."""
+
+    case: str
+    agent: str
+    question: dict[str, Any]
 
 
 class Desk(Protocol):
@@ -38,7 +46,7 @@ class Desk(Protocol):
 def build_graph(desk: Desk, checkpointer: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Wire the graph over a desk."""
 
-    def read(state: dict[str, Any]) -> dict[str, Any]:
+    def read(state: Errand) -> State:
         said = desk.ask(state["case"], state["agent"], state["question"])
         return {"responses": {state["agent"]: said}}
 
@@ -57,7 +65,7 @@ def build_graph(desk: Desk, checkpointer: Any) -> CompiledStateGraph[Any, Any, A
         ]
         return asking or "record"
 
-    def after_record(state: State) -> Literal["review", "__end__"]:
+    def after_record(state: State) -> str:
         outcome = (state["record"] or {})["outcome"]
         return "review" if outcome["status"] == "needs_review" else END
 
@@ -75,6 +83,6 @@ def build_graph(desk: Desk, checkpointer: Any) -> CompiledStateGraph[Any, Any, A
     graph.add_edge("assess", "decide")
     graph.add_conditional_edges("decide", after_decide, ["read", "record"])
     graph.add_edge("read", "decide")
-    graph.add_conditional_edges("record", after_record)
+    graph.add_conditional_edges("record", after_record, ["review", END])
     graph.add_edge("review", "record")
     return graph.compile(checkpointer=checkpointer)

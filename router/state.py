@@ -6,7 +6,6 @@ read with any msgpack decoder and a resumed case decides exactly as it would hav
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
@@ -76,13 +75,9 @@ def pack(assessments: Assessments) -> dict[str, Any]:
 
 def unpack(packed: dict[str, Any]) -> Assessments:
     """The reverse of :func:`pack`: one row."""
-    arrays = {n: np.array([packed[n]], dtype) for n, dtype in _DTYPES.items()}
-    names = {n: tuple(packed[n]) for n in _NAMES}
-    return Assessments(**names, **{f.name: arrays[f.name] for f in _array_fields()})
-
-
-def _array_fields() -> list[Any]:
-    return [f for f in fields(Assessments) if f.name not in _NAMES]
+    columns: dict[str, Any] = {n: np.array([packed[n]], dtype) for n, dtype in _DTYPES.items()}
+    columns |= {n: tuple(packed[n]) for n in _NAMES}
+    return Assessments(**columns)
 
 
 def pack_question(question: Question) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""The command line, on top of everything; loads no model library until a command needs one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from curbside import RESEARCH_USE, __version__
+from curbside.errors import CurbsideError
+
+__all__ = ["COMMANDS", "app", "main"]
+
+#: Modules of curbside.commands, in the order of the help text.
+COMMANDS = ("demo", "build", "route", "eval", "benchmark", "config", "encoder")
+
+app = typer.Typer(
+    name="curbside",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=f"Route each imaging study to the model most likely to read it right. {RESEARCH_USE}",
+)
+for _name in COMMANDS:
+    import_module(f"curbside.commands.{_name}").register(app)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"curbside {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command; errors made on purpose print without a traceback, with their exit code."""
+    try:
+        app()
+    except CurbsideError as e:
+        typer.echo(f"error[{e.code}]: {e}", err=True)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was finished is kept, run it again to go on", err=True)
+        sys.exit(130)
+    except Exception as e:
+        # a message of a library may hold a path or a name, so only the type is shown by default
+        if os.environ.get("CURBSIDE_DEBUG"):
+            traceback.print_exc()
+        typer.echo(
+            f"error[internal]: {type(e).__name__} inside curbside; this is a bug\n"
+            "  next: run it again with CURBSIDE_DEBUG=1 and report the traceback",
+            err=True,
+        )
+        sys.exit(1)
