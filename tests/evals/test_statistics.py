@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_holm_is_no_smaller_and_keeps_the_order(p):
     out = holm(named)
     assert all(named[k] <= out[k] <= 1 for k in named)
     by = sorted(named, key=named.__getitem__)
-    assert all(out[a] <= out[b] for a, b in zip(by, by[1:], strict=False))
+    assert all(out[a] <= out[b] for a, b in itertools.pairwise(by))
 
 
 def test_p_value_is_never_zero_and_two_sided():
