@@ -53,7 +53,7 @@ class FleetFile(BaseModel):
     agents: tuple[StoredAgent, ...]
     generalist: str
     tasks: dict[str, tuple[str, ...]]
-    commonest_task: dict[str, str]
+    tasks_of: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Fleet:
         agents: name → agent, specialists first.
         specialists: modality → name of its specialist.
         generalist: name of the generalist that serves.
-        tasks: task → options as trained; commonest_task: modality → its largest task.
+        tasks: task → options as trained.
+        tasks_of: modality → its tasks, the one with most training cases first.
         build_cost: by name of agent.
         fingerprint: hash over all agents.
     """
@@ -73,7 +74,7 @@ class Fleet:
     specialists: Mapping[str, str]
     generalist: str
     tasks: Mapping[str, tuple[str, ...]]
-    commonest_task: Mapping[str, str]
+    tasks_of: Mapping[str, tuple[str, ...]]
     build_cost: Mapping[str, BuildCost]
     fingerprint: str
 
@@ -81,6 +82,11 @@ class Fleet:
     def names(self) -> tuple[str, ...]:
         """All agents, in order."""
         return tuple(self.agents)
+
+    @property
+    def commonest_task(self) -> Mapping[str, str]:
+        """Modality → its task with most training cases."""
+        return {modality: tasks[0] for modality, tasks in self.tasks_of.items()}
 
     @property
     def serving(self) -> tuple[str, ...]:
@@ -125,7 +131,7 @@ class Fleet:
             specialists=MappingProxyType(specialists),
             generalist=file.generalist,
             tasks=MappingProxyType(file.tasks),
-            commonest_task=MappingProxyType(file.commonest_task),
+            tasks_of=MappingProxyType(file.tasks_of),
             build_cost=MappingProxyType(cost),
             fingerprint=content_hash("fleet", *(a.sha256 for a in file.agents), file.generalist),
         )

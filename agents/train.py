@@ -117,9 +117,9 @@ def train_fleet(
             )
     everything = trainer.train
     counts = Counter(zip(everything.modalities.tolist(), everything.tasks.tolist(), strict=True))
-    commonest: dict[str, str] = {}
+    tasks_of: dict[str, tuple[str, ...]] = {}
     for (modality, task), _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        commonest.setdefault(modality, task)
+        tasks_of[modality] = (*tasks_of.get(modality, ()), task)
     served = "generalist-full" if config.fleet.generalist == "gfull" else "generalist-16"
     fleet = FleetFile(
         format=FORMAT,
@@ -127,7 +127,7 @@ def train_fleet(
         agents=tuple(stored),
         generalist=served,
         tasks={t: tuple(o) for t, o in everything.options.items()},
-        commonest_task=commonest,
+        tasks_of=tasks_of,
     )
     write_text(folder / FLEET_FILE, json.dumps(fleet.model_dump(mode="json"), indent=1))
     kept = {s.folder for s in stored}

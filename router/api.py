@@ -63,7 +63,7 @@ class Router:
             agents,
             serving,
             fleet.tasks,
-            fleet.commonest_task,
+            fleet.tasks_of,
             versions,
         )
         self._saver = _open_checkpoints(workspace.home / workspace.config.stores.checkpoints)

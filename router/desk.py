@@ -60,7 +60,8 @@ class RouterDesk:
 
     Args:
         agents: those that serve, by name.
-        tasks: task → options; commonest_task: modality → task, for studies without a question.
+        tasks: task → options.
+        tasks_of: modality → its tasks, for studies without a question.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class RouterDesk:
         agents: Mapping[str, Agent],
         serving: Serving,
         tasks: Mapping[str, Sequence[str]],
-        commonest_task: Mapping[str, str],
+        tasks_of: Mapping[str, Sequence[str]],
         versions: Versions,
     ) -> None:
         self._source, self._assessor, self._agents = source, assessor, agents
-        self.serving, self._tasks, self._commonest = serving, tasks, commonest_task
+        self.serving, self._tasks, self._tasks_of = serving, tasks, tasks_of
         self._versions = versions
         self._policy = serving.policy()
         self._open: dict[str, _Open] = {}
@@ -263,14 +264,31 @@ class RouterDesk:
         question = entry.study.question
         if question.options or question.text:
             return question, False
-        if question.task in self._tasks:
+        if question.task is not None and question.task in self._tasks:
             return replace(question, options=tuple(self._tasks[question.task])), False
         assert entry.assessment is not None
-        modality = entry.assessment.modalities[int(entry.assessment.modality[0])]
-        task = self._commonest.get(modality)
+        task = self._likely_task(entry.assessment)
         if task is None:
             return question, False
         return replace(question, task=task, options=tuple(self._tasks[task])), True
+
+    def _likely_task(self, assessment: Assessments) -> str | None:
+        """The task of the modality that most of the nearest cases' labels belong to.
+
+        Not the modality's commonest one: a blood smear with leukaemia is no question about
+        malaria parasites, and its nearest cases know that.
+        """
+        modality = assessment.modalities[int(assessment.modality[0])]
+        tasks = self._tasks_of.get(modality, ())
+        votes = dict.fromkeys(tasks, 0.0)
+        for row, similarity in zip(
+            assessment.neighbours[0].tolist(), assessment.similarity[0].tolist(), strict=True
+        ):
+            label = str(self._assessor.labels[row])
+            for task in tasks:
+                if label in self._tasks[task]:
+                    votes[task] += max(similarity, 0.0)
+        return max(votes, key=votes.__getitem__) if votes else None
 
     def _base(self, case: str, content: str, question: Question, received_at: str) -> CaseRecord:
         return CaseRecord(
@@ -294,7 +312,7 @@ def _stack(rows: Sequence[Assessments]) -> Assessments:
     """One-row assessments of one assessor as n rows."""
     first = rows[0]
     names = ("modalities", "agents", "strata")
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(r, name) for r in rows])
         for name in vars(first)
         if name not in names

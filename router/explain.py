@@ -158,8 +158,8 @@ def explain(
         reasons.append(
             Reason(
                 code="assumed_question",
-                text=f"No question was asked; the commonest task of {modality} was assumed"
-                f" ({base.task}).",
+                text=f"No question was asked; the task of the nearest {modality} cases was "
+                f"assumed ({base.task}).",
             )
         )
     if bool(assessment.tag_disagreement[0]):

@@ -1,0 +1,57 @@
+# The two commands are `make demo` and `make test`; both make their own environment.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.PHONY: demo test benchmark lint docs lock clean-env help
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cat requirements.txt requirements-dev.txt pyproject.toml | sha256sum | cut -c1-16)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:
+	@echo "make demo       build everything, route the test cases, evaluate, print the verdict"
+	@echo "make test       lint, types, tests, coverage by folder"
+	@echo "make benchmark  the whole protocol: 5 draws and seeds (over an hour)"
+	@echo "make lint | docs | lock | clean-env"
+
+$(READY):
+	@python=$$(command -v python3.11 || command -v python3 || true)
+	if [ -z "$$python" ] || ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+	  echo "curbside needs Python 3.11 or later; found: $${python:-none}" >&2; exit 2; fi
+	if [ ! -x $(BIN)/python ]; then "$$python" -m venv $(VENV); fi
+	echo "installing pinned requirements into $(VENV) (once, some minutes)"
+	rm -f $(VENV)/.ready-*
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements.txt -r requirements-dev.txt 2> $(VENV)/install.log \
+	  || { cat $(VENV)/install.log >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . 2>> $(VENV)/install.log \
+	  || { cat $(VENV)/install.log >&2; exit 1; }
+	touch $@
+
+demo: $(READY)
+	@$(BIN)/curbside demo
+
+benchmark: $(READY)
+	@$(BIN)/curbside benchmark
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	@rm -f .coverage
+	$(BIN)/python -m pytest -q -m "not gpu and not weights" --cov --cov-report= --durations=10
+	$(BIN)/python tests/coverage_floor.py
+
+docs: $(READY)
+	@$(BIN)/python docs/generate.py
+
+# Exact versions of everything that is installed, runtime and development apart.
+lock:
+	@$(BIN)/python docs/lock.py
+
+clean-env:
+	@rm -rf $(VENV)

@@ -1,0 +1,61 @@
+"""Writes the generated reference: the command line and the JSON Schemas (``make docs``)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.main import get_command
+
+from curbside.cli import app
+from curbside.config import Config
+
+DOCS = Path(__file__).resolve().parent
+
+
+def cli_reference() -> str:
+    """Every command with its help, as Markdown."""
+    import click
+
+    parts = ["# Command line\n\nWritten by `make docs`; do not edit.\n"]
+
+    def describe(command: click.Command, name: str, parent: click.Context | None) -> None:
+        context = click.Context(command, info_name=name, parent=parent, terminal_width=88)
+        parts.append(f"\n## `{context.command_path}`\n\n```\n{command.get_help(context)}\n```\n")
+        if isinstance(command, click.Group):
+            for child in command.list_commands(context):
+                found = command.get_command(context, child)
+                if found is not None:
+                    describe(found, child, context)
+
+    describe(get_command(app), "curbside", None)
+    return "".join(parts)
+
+
+def config_schema() -> str:
+    """JSON Schema of curbside.yaml."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def summary_schema() -> str:
+    """JSON Schema of an evaluation's summary.json."""
+    from curbside.evals.summary import Summary
+
+    return json.dumps(Summary.model_json_schema(), indent=2) + "\n"
+
+
+GENERATED = {
+    "cli.md": cli_reference,
+    "curbside.schema.json": config_schema,
+    "summary.schema.json": summary_schema,
+}
+
+
+def main() -> None:
+    """Write all of them."""
+    for name, make in GENERATED.items():
+        (DOCS / name).write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

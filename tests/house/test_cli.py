@@ -1,0 +1,70 @@
+"""The command line answers at once, loads no model library for it, and its reference is true."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "faiss", "langgraph", "streamlit", "transformers", "sklearn", "onnxruntime")
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_help_answers_in_under_four_tenths_of_a_second() -> None:
+    command = Path(sys.executable).with_name("curbside")
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - started)
+    assert "not a medical device" in " ".join(done.stdout.split())
+    # the best of five: the machine may be busy with other tests
+    assert min(times) < 0.4
+
+
+def test_importing_the_command_line_loads_no_model_library() -> None:
+    code = "import sys, curbside.cli, curbside; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert loaded.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("name", ["cli.md", "curbside.schema.json", "summary.schema.json"])
+def test_generated_documents_are_up_to_date(name: str) -> None:
+    made = _generator().GENERATED[name]()
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == made, "run: make docs"
+
+
+def test_an_error_of_the_user_prints_no_traceback_and_exits_with_two(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("curbside")
+    file = tmp_path / "curbside.yaml"
+    file.write_text("encoder:\n  batchsize: 3\n")
+    done = subprocess.run(
+        [command, "config", "check", file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "line 2" in done.stderr and "batchsize" in done.stderr and "batch_size" in done.stderr
+
+
+def test_the_schema_accepts_the_default_configuration() -> None:
+    import jsonschema
+
+    from curbside.config import Config
+
+    schema = json.loads((ROOT / "docs" / "curbside.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(Config().model_dump(mode="json"), schema)
