@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from curbside.progress import bar
 from curbside.storage import write_text
 from curbside.study import content_hash
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from curbside.router.workspace import Workspace
 
 __all__ = ["Routing", "routed"]
-
-_BLOCK = 64
 
 
 class Routing(BaseModel):
@@ -89,16 +86,12 @@ def routed(workspace: Workspace, config: Path, cases: Cases, path: Path) -> Rout
     readers: Counter[str] = Counter()
     answers: dict[str, str] = {}
     start = time.perf_counter()
-    with bar("routing", len(studies)) as advance:
-        for at in range(0, len(studies), _BLOCK):
-            block = studies[at : at + _BLOCK]
-            for record in router.read_batch(block):
-                tier = record.tier.value if record.tier else "unassessed"
-                outcomes.setdefault(tier, Counter())[record.outcome.status.value] += 1
-                readers.update(record.outcome.route)
-                if record.outcome.answer is not None:
-                    answers[record.case] = record.outcome.answer
-            advance(len(block))
+    for record in router.read_batch(studies, label="routing"):
+        tier = record.tier.value if record.tier else "unassessed"
+        outcomes.setdefault(tier, Counter())[record.outcome.status.value] += 1
+        readers.update(record.outcome.route)
+        if record.outcome.answer is not None:
+            answers[record.case] = record.outcome.answer
     order = [t for t in ("common", "rare", "novel", "unassessed") if t in outcomes]
     routing = Routing(
         key=key,
