@@ -78,8 +78,15 @@ def test_novel_cases_are_asked_the_commonest_task_of_what_they_look_like(tmp_pat
         "e.png,ecg,novel,test,g4,,,",
     )
     posterior = np.array(
-        [[0.1, 0.7, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1],
-         [0.1, 0.2, 0.6, 0.1]], np.float32)  # the last looks like nuclear, which has no task
+        [
+            [0.1, 0.7, 0.1, 0.1],
+            [0.7, 0.1, 0.1, 0.1],
+            [0.7, 0.1, 0.1, 0.1],
+            [0.7, 0.1, 0.1, 0.1],
+            [0.1, 0.2, 0.6, 0.1],
+        ],
+        np.float32,
+    )  # the last looks like nuclear, which has no task
     a = facts(plant, ["cxr"] * 5, posterior)
     frame = frame_of(cases, a, np.ones(5, bool), BOOK.specialists, {})
     studies = questions_for(cases, frame, a, BOOK)
