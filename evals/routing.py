@@ -31,6 +31,7 @@ class Routing(BaseModel):
         outcomes: tier → status → cases.
         answers: case → answer, for those that were answered.
         seconds: wall time of the whole run.
+        reused: it was read back instead of routed again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,11 +42,13 @@ class Routing(BaseModel):
     outcomes: dict[str, dict[str, int]]
     readers: dict[str, int]
     answers: dict[str, str]
+    reused: bool = False
 
     def lines(self) -> list[str]:
         """For people."""
         rate = f", {1000 * self.seconds / self.n:.0f} ms a case" if self.n else ""
-        out = [f"{self.n} cases in {self.seconds:.0f} s{rate}"]
+        earlier = "; routed earlier, nothing changed" if self.reused else ""
+        out = [f"{self.n} cases in {self.seconds:.0f} s{rate}{earlier}"]
         for tier, by in self.outcomes.items():
             counts = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in by.items())
             out.append(f"called {tier:<8} {counts}")
@@ -77,7 +80,7 @@ def routed(workspace: Workspace, config: Path, cases: Cases, path: Path) -> Rout
     try:
         found = Routing.model_validate_json(path.read_bytes())
         if found.key == key:
-            return found
+            return found.model_copy(update={"reused": True})
     except (OSError, ValidationError):
         pass  # not there, or not whole: route again
     router = Router.from_config(config)

@@ -50,7 +50,8 @@ def demo(
         if manifest is None:
             manifest = _phantoms(home() / "phantoms", scale)
         cases = read_cases(manifest)
-        typer.echo(f"  {len(cases)} cases, {'PHANTOMS (generated pictures)' if made_up else ''}")
+        what = "phantoms: generated pictures, of nobody" if made_up else "real images"
+        typer.echo(f"  {len(cases)} cases ({what})")
     if not config_path().is_file():
         save_config(Config(), config_path())
     config = load_config(config_path())
@@ -74,10 +75,17 @@ def demo(
     typer.echo(f"took       {time.perf_counter() - started:.0f} s")
     typer.echo(f"report     {out / 'report.html'}")
     typer.echo(f"summary    {out / 'summary.json'}")
+    _next_steps(cases)
+
+
+def _next_steps(cases: Cases) -> None:
+    from importlib.util import find_spec
+
     example = next((c.image for c in cases if c.role == "test"), Path("IMAGE"))
-    typer.echo("next       curbside ui                                 open the console")
-    typer.echo(f"           curbside route {example}")
+    typer.echo(f"next       curbside route {example}")
     typer.echo("           curbside route YOUR_IMAGE --question '…' --options 'yes|no'")
+    if find_spec("curbside.commands.ui"):
+        typer.echo("           curbside ui")
 
 
 @contextmanager
