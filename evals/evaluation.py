@@ -141,7 +141,6 @@ class _Scored:
 
     arm: Arm
     outcomes: Outcomes
-    sums: Sums
 
 
 def evaluate(
@@ -178,7 +177,7 @@ def evaluate(
     alone = [a for a in tune if a in ("S", "G16", "Gfull") or a in _single_names(trained)]
     best_single = _best(tune, alone)
     by_draw = [
-        _score(_test_arms(t, r, frame, config, hybrid), t, scorer)
+        _score(_test_arms(t, r, frame, config, hybrid), t)
         for t, r in zip(trained, rosters, strict=True)
     ]
 
@@ -194,11 +193,13 @@ def evaluate(
     }
     for name in by_draw[0]:
         runs = [d[name] for d in by_draw]
-        values = _overall(scorer, runs, truth, models, with_auroc=_gated_kind(runs[0].arm))
+        # sums by cell and replicate are large: those of one arm at a time
+        sums = [scorer.sums(r.outcomes) for r in runs]
+        values = _overall(scorer, runs, sums, truth, models)
         p1[name] = values["accuracy"]
         for metric, into in beside.items():
             into[name] = values[metric]
-        result = _arm_result(scorer, runs, models, values)
+        result = _arm_result(scorer, runs[0].arm, sums, models, values)
         if _gated_kind(runs[0].arm) and len(frame):
             gates, p2[name], better = _cross_gates(runs, frame, familiar, weights, models)
             result = replace(
@@ -345,55 +346,49 @@ def _gated_kind(arm: Arm) -> bool:
 # -- numbers --------------------------------------------------------------------------------
 
 
-def _score(arms: Mapping[str, Arm], t: Trained, scorer: Scorer) -> dict[str, _Scored]:
-    out = {}
-    for name, arm in arms.items():
-        o = arm_.outcomes(t.test.matrix, arm)
-        out[name] = _Scored(arm, o, scorer.sums(o))
-    return out
+def _score(arms: Mapping[str, Arm], t: Trained) -> dict[str, _Scored]:
+    return {n: _Scored(arm, arm_.outcomes(t.test.matrix, arm)) for n, arm in arms.items()}
 
 
 def _overall(
     scorer: Scorer,
     runs: Sequence[_Scored],
+    sums: Sequence[Sums],
     truth: NDArray[np.int16],
     models: Float,
-    *,
-    with_auroc: bool,
 ) -> dict[str, Float]:
-    out = {m: over_models([scorer.metric(m, r.sums) for r in runs], models) for m in METRICS}
+    out = {m: over_models([scorer.metric(m, s) for s in sums], models) for m in METRICS}
     clean = scorer.known & ~scorer.confounded
     out["accuracy_unconfounded"] = over_models(
-        [scorer.metric("accuracy", r.sums, clean) for r in runs], models
+        [scorer.metric("accuracy", s, clean) for s in sums], models
     )
-    nothing = np.full(len(models), np.nan, np.float32)
-    out["auroc"] = (
-        over_models([scorer.auroc(r.outcomes, truth) for r in runs], models)
-        if with_auroc
-        else nothing
-    )
+    out["auroc"] = np.full(len(models), np.nan, np.float32)
+    if _gated_kind(runs[0].arm):
+        out["auroc"] = over_models([scorer.auroc(r.outcomes, truth) for r in runs], models)
     return out
 
 
 def _arm_result(
-    scorer: Scorer, runs: Sequence[_Scored], models: Float, overall: Mapping[str, Float]
+    scorer: Scorer,
+    arm: Arm,
+    sums: Sequence[Sums],
+    models: Float,
+    overall: Mapping[str, Float],
 ) -> ArmResult:
-    scopes = list(scorer.scopes())
-    keys = [(m, s) for m in METRICS for s in scopes]
-    rows = [over_models([scorer.metric(m, r.sums, s.cells) for r in runs], models) for m, s in keys]
-    named = list(overall)
-    found = intervals(np.stack([overall[k] for k in named] + rows))
+    keys = [(m, s) for m in METRICS for s in scorer.scopes()]
+    rows = [over_models([scorer.metric(m, x, s.cells) for x in sums], models) for m, s in keys]
+    found = intervals(np.stack([*overall.values(), *rows]))
     triple = [(float(a), float(b), float(c)) for a, b, c in found]
     per: dict[str, dict[str, dict[str, Interval]]] = {
         "tier": {m: {} for m in METRICS},
         "modality": {m: {} for m in METRICS},
     }
-    for (metric, scope), value in zip(keys, triple[len(named) :], strict=True):
+    for (metric, scope), value in zip(keys, triple[len(overall) :], strict=True):
         per[scope.kind][metric][scope.name] = value
     return ArmResult(
-        name=runs[0].arm.name,
-        kind=runs[0].arm.kind,
-        overall=dict(zip(named, triple[: len(named)], strict=True)),
+        name=arm.name,
+        kind=arm.kind,
+        overall=dict(zip(overall, triple, strict=False)),
         per_tier=per["tier"],
         per_modality=per["modality"],
     )

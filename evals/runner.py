@@ -66,6 +66,8 @@ CAVEATS = (
     "most novel cases of this corpus are pictures of ECGs, which are easy: novel_answered is "
     "therefore macro over the novel modalities",
 )
+#: Attribute columns that subgroups of people could be made of.
+DEMOGRAPHIC = frozenset({"sex", "age", "age_group", "ethnicity", "race", "skin_type"})
 PHANTOM_CAVEAT = (
     "these cases are phantoms, generated pictures: the numbers say that the machinery runs and "
     "nothing about any image of a patient"
@@ -159,7 +161,7 @@ def run_evaluation(
         versions=versions(built, fleets, config) | {"evaluation": digest},
         notes=_notes(fleets, frame, phantoms=phantoms),
         phantoms=phantoms,
-        attributes=False,
+        attributes=any(c.attributes.keys() & DEMOGRAPHIC for c in cases),
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     )
