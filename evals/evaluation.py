@@ -14,13 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.assessments import Assessments
-from curbside.config import CascadePolicy, CompetencePolicy, Config, PolicyConfig, TierPolicy
-from curbside.evals import arms as arm_
-from curbside.evals.arms import Arm, Outcomes, Roster
+from curbside.config import Config
+from curbside.evals.arms import Arm
 from curbside.evals.frame import Frame
 from curbside.evals.gates import BUDGETS, GATES, case_weights, familiarity, gate_order, gated
-from curbside.evals.metrics import METRICS, Scorer, Sums, Utility, mean_known
+from curbside.evals.metrics import METRICS, Scorer, Sums, mean_known
 from curbside.evals.novelty import NoveltyValues, answered_at, measure_novelty
+from curbside.evals.protocol import (
+    HYBRIDS,
+    OPPONENTS,
+    Scored,
+    Trained,
+    best,
+    is_gated,
+    roster_of,
+    score_arms,
+    single_names,
+    test_arms,
+    tune_accuracy,
+)
 from curbside.evals.statistics import (
     Contrast,
     Family,
@@ -35,60 +47,12 @@ from curbside.evals.statistics import (
     p_value,
     verdict,
 )
-from curbside.evals.tags import tags_arm
-from curbside.responses import ResponseMatrix
+from curbside.evals.sweeps import deferral_curves, sweep_worths
 
-__all__ = [
-    "CURVE_BUDGETS",
-    "HYBRIDS",
-    "OPPONENTS",
-    "ArmResult",
-    "Part",
-    "Result",
-    "Trained",
-    "evaluate",
-]
+__all__ = ["ArmResult", "Interval", "Result", "evaluate"]
 
 Float = NDArray[np.float32]
 Interval = tuple[float, float, float]
-
-G16, GFULL, TWIN = "generalist-16", "generalist-full", "generalist-full-b"
-LINEAR = ("linear-full", "linear-16")
-#: What the hybrid must beat, each of them, for the verdict.
-OPPONENTS = ("S", "G16", "Gfull", "E")
-#: Candidates for the hybrid put forward, all over {S, Gfull}.
-HYBRIDS = ("H-tier", "H-competence", "H-cascade")
-CURVE_BUDGETS = tuple(round(0.025 * i, 3) for i in range(21))
-#: Worths that are swept one at a time around the registered ones.
-SWEEP: Mapping[str, tuple[float, ...]] = {
-    "right": (0.5, 1.0, 2.0),
-    "wrong": (-0.5, -1.0, -2.0, -4.0),
-    "novel_answered": (-0.5, -1.0, -2.0, -4.0),
-    "referral": (0.0, -0.1, -0.25, -0.5),
-}
-
-
-@dataclass(frozen=True)
-class Part:
-    """Cases that agents were asked about: a frame, what was known, what was said (n rows each).
-
-    ``assessments.agents`` are those whose competence is known; on tune it is cross-fitted.
-    """
-
-    frame: Frame
-    assessments: Assessments
-    matrix: ResponseMatrix
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One trained draw (one few-shot draw and seed of every arm)."""
-
-    seed: int
-    specialists: Mapping[str, str]
-    serving: str
-    test: Part
-    tune: Part
 
 
 @dataclass(frozen=True)
@@ -135,14 +99,6 @@ class Result:
     draws: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """An arm on one draw."""
-
-    arm: Arm
-    outcomes: Outcomes
-
-
 def evaluate(
     everything: Frame,
     assessments: Assessments,
@@ -171,13 +127,13 @@ def evaluate(
     familiar_all = familiarity(assessments)
     familiar = familiar_all[asked]
 
-    rosters = [_roster(t) for t in trained]
-    tune = _tune_accuracy(trained, rosters, config)
-    hybrid = _best(tune, HYBRIDS)
-    alone = [a for a in tune if a in ("S", "G16", "Gfull") or a in _single_names(trained)]
-    best_single = _best(tune, alone)
+    rosters = [roster_of(t) for t in trained]
+    tune = tune_accuracy(trained, rosters, config)
+    hybrid = best(tune, HYBRIDS)
+    alone = [a for a in tune if a in ("S", "G16", "Gfull") or a in single_names(trained)]
+    best_single = best(tune, alone)
     by_draw = [
-        _score(_test_arms(t, r, frame, config, hybrid), t)
+        score_arms(test_arms(t, r, frame, config, hybrid), t)
         for t, r in zip(trained, rosters, strict=True)
     ]
 
@@ -200,7 +156,7 @@ def evaluate(
         for metric, into in beside.items():
             into[name] = values[metric]
         result = _arm_result(scorer, runs[0].arm, sums, models, values)
-        if _gated_kind(runs[0].arm) and len(frame):
+        if is_gated(runs[0].arm) and len(frame):
             gates, p2[name], better = _cross_gates(runs, frame, familiar, weights, models)
             result = replace(
                 result,
@@ -230,8 +186,8 @@ def evaluate(
             everything, assessments.novelty, assessments.p_value, familiar_all, counts, alpha
         ),
         novelty_score=assessments.novelty,
-        curves=_curves(by_draw, frame, familiar, weights[:1]),
-        sweep=_sweep(by_draw, frame, familiar, weights[:1], [hybrid, *opponents]),
+        curves=deferral_curves(by_draw, frame, familiar, weights[:1]),
+        sweep=sweep_worths(by_draw, frame, familiar, weights[:1], [hybrid, *opponents]),
         alpha=alpha,
         replicates=replicates,
         seed=seed,
@@ -239,120 +195,9 @@ def evaluate(
     )
 
 
-# -- arms -----------------------------------------------------------------------------------
-
-
-def policy_configs(config: Config) -> dict[str, PolicyConfig]:
-    """The three policies, as configured where the configuration holds one of their kind."""
-    support = getattr(config.policy, "minimum_support", config.fleet.specialist_minimum)
-    default: dict[str, PolicyConfig] = {
-        "tier": TierPolicy(minimum_support=support),
-        "competence": CompetencePolicy(),
-        "cascade": CascadePolicy(minimum_support=support),
-    }
-    return default | {config.policy.kind: config.policy}
-
-
-def _plain_arms(part: Part, roster: Roster, config: Config) -> dict[str, Arm]:
-    """Arms that need nothing but what a router has; the same on tune and on test."""
-    m, a = part.matrix, part.assessments
-    policies = policy_configs(config)
-    team = arm_.team(m, a, roster)
-    out = {"S": team}
-    if GFULL in m.agents:
-        full = arm_.single(m, GFULL, "Gfull")
-        out |= {"Gfull": full, "E": arm_.blend("E", team, full)}
-        for kind in ("tier", "competence", "cascade"):
-            name = f"H-{kind}"
-            out[name] = arm_.hybrid(name, policies[kind], m, a, roster, GFULL)
-    if G16 in m.agents:
-        out["G16"] = arm_.single(m, G16, "G16")
-        out["H-tier16"] = arm_.hybrid("H-tier16", policies["tier"], m, a, roster, G16)
-    for agent in sorted(set(roster.specialists.values())):
-        out[agent] = arm_.single(m, agent, agent)
-    for agent in LINEAR:
-        if agent in m.agents:
-            out[agent] = arm_.single(m, agent, agent, "linear")
-    return out
-
-
-def _test_arms(
-    t: Trained, roster: Roster, frame: Frame, config: Config, hybrid: str
-) -> dict[str, Arm]:
-    """All arms on the evaluated cases, baselines and oracles too."""
-    m, a = t.test.matrix, t.test.assessments
-    out = _plain_arms(t.test, roster, config)
-    if GFULL in m.agents:
-        sides = (out["S"], out["Gfull"])
-        tune = _plain_arms(t.tune, roster, config)
-        right = [arm_.outcomes(t.tune.matrix, tune[n]).right for n in ("S", "Gfull")]
-        out["random"] = arm_.random_like("random", out[hybrid], a, sides)
-        out["tags"] = tags_arm(frame.modality, m, t.specialists, GFULL)
-        out["task-oracle"] = arm_.task_oracle(
-            frame.task, t.tune.frame.task, (right[0], right[1]), sides
-        )
-        out["case-oracle"] = arm_.case_oracle("case-oracle", m, sides)
-        if TWIN in m.agents:
-            twins = (out["Gfull"], arm_.single(m, TWIN, "Gfull-b"))
-            out["twin-oracle"] = arm_.case_oracle("twin-oracle", m, twins)
-    serving = (*sorted(set(t.specialists.values())), t.serving)
-    out["served"] = arm_.served(config.policy, m, a, serving, t.serving)
-    return out
-
-
-def _roster(t: Trained) -> Roster:
-    """Who the team falls back on: the specialist best on the tune cases it would serve."""
-    f, m = t.tune.frame, t.tune.matrix
-    foreign = f.scored & ~np.isin(f.predicted, list(t.specialists))
-    rows = foreign if foreign.any() else f.scored
-
-    def score(agent: str) -> float:
-        right = m.correct[rows, m.column(agent)]
-        by = [right[f.modality[rows] == x].mean() for x in sorted(set(f.modality[rows].tolist()))]
-        return float(np.mean(by)) if by else 0.0
-
-    return Roster(t.specialists, arm_.best_fallback(score, t.specialists))
-
-
-def _tune_accuracy(
-    trained: Sequence[Trained], rosters: Sequence[Roster], config: Config
-) -> dict[str, float]:
-    """Arm → macro accuracy on tune, mean over the trained draws."""
-    totals: dict[str, list[float]] = {}
-    for t, roster in zip(trained, rosters, strict=True):
-        scorer = Scorer(t.tune.frame, np.ones((1, t.tune.frame.n_groups), np.float32))
-        for name, arm in _plain_arms(t.tune, roster, config).items():
-            sums = scorer.sums(arm_.outcomes(t.tune.matrix, arm))
-            totals.setdefault(name, []).append(float(scorer.metric("accuracy", sums)[0]))
-    return {name: float(np.mean(v)) for name, v in totals.items()}
-
-
-def _best(scores: Mapping[str, float], among: Sequence[str]) -> str:
-    """The highest score; ties to the first listed, which is the simpler one."""
-    return max((a for a in among if a in scores), key=lambda a: scores[a])
-
-
-def _single_names(trained: Sequence[Trained]) -> set[str]:
-    return set(trained[0].specialists.values())
-
-
-def _gated_kind(arm: Arm) -> bool:
-    """Arms that the gates are crossed with: not oracles, nor single specialists, nor served."""
-    if arm.kind in ("oracle", "served"):
-        return False
-    return arm.kind != "alone" or arm.name in OPPONENTS
-
-
-# -- numbers --------------------------------------------------------------------------------
-
-
-def _score(arms: Mapping[str, Arm], t: Trained) -> dict[str, _Scored]:
-    return {n: _Scored(arm, arm_.outcomes(t.test.matrix, arm)) for n, arm in arms.items()}
-
-
 def _overall(
     scorer: Scorer,
-    runs: Sequence[_Scored],
+    runs: Sequence[Scored],
     sums: Sequence[Sums],
     truth: NDArray[np.int16],
     models: Float,
@@ -363,7 +208,7 @@ def _overall(
         [scorer.metric("accuracy", s, clean) for s in sums], models
     )
     out["auroc"] = np.full(len(models), np.nan, np.float32)
-    if _gated_kind(runs[0].arm):
+    if is_gated(runs[0].arm):
         out["auroc"] = over_models([scorer.auroc(r.outcomes, truth) for r in runs], models)
     return out
 
@@ -395,7 +240,7 @@ def _arm_result(
 
 
 def _cross_gates(
-    runs: Sequence[_Scored],
+    runs: Sequence[Scored],
     frame: Frame,
     familiar: NDArray[np.float64],
     weights: Float,
@@ -423,7 +268,7 @@ def _cross_gates(
 
 
 def _safety(
-    runs: Sequence[_Scored],
+    runs: Sequence[Scored],
     frame: Frame,
     familiar: NDArray[np.float64],
     counts: Float,
@@ -486,57 +331,4 @@ def _secondary(
                 minimum_detectable(d),
             )
         )  # fmt: skip
-    return out
-
-
-def _curves(
-    by_draw: Sequence[Mapping[str, _Scored]],
-    frame: Frame,
-    familiar: NDArray[np.float64],
-    weights: Float,
-) -> dict[str, dict[str, list[float]]]:
-    """Arm → gate → net benefit at ``CURVE_BUDGETS``, in the sample."""
-    out: dict[str, dict[str, list[float]]] = {}
-    for name, scored in by_draw[0].items():
-        if not _gated_kind(scored.arm) or not len(frame):
-            continue
-        out[name] = {}
-        for gate in GATES:
-            each = []
-            for d in by_draw:
-                o = d[name].outcomes
-                order = gate_order(gate, frame, o, familiar)
-                each.append(gated(order, frame, o, weights, CURVE_BUDGETS).net_benefit[0])
-            out[name][gate] = [float(v) for v in np.mean(each, axis=0)]
-    return out
-
-
-def _sweep(
-    by_draw: Sequence[Mapping[str, _Scored]],
-    frame: Frame,
-    familiar: NDArray[np.float64],
-    weights: Float,
-    names: Sequence[str],
-) -> list[dict[str, float | str]]:
-    """P2 in the sample when one worth is changed at a time."""
-    if not len(frame):
-        return []
-    out: list[dict[str, float | str]] = []
-    for key, levels in SWEEP.items():
-        for level in levels:
-            utility = Utility(**{key: level})
-            row: dict[str, float | str] = {"worth": key, "value": level}
-            for name in names:
-                best = -np.inf
-                for gate in GATES:
-                    each = []
-                    for d in by_draw:
-                        o = d[name].outcomes
-                        order = gate_order(gate, frame, o, familiar)
-                        each.append(
-                            gated(order, frame, o, weights, BUDGETS, utility).net_benefit.mean()
-                        )
-                    best = max(best, float(np.mean(each)))
-                row[name] = best
-            out.append(row)
     return out

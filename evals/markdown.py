@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curbside.evals.summary import ContrastSummary, Summary
+from curbside.evals.schema import ContrastSummary, Summary
 from curbside.evals.table import lines, rows
 
 __all__ = ["benchmark_page"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curbside.evals.summary import Summary
+from curbside.evals.schema import Summary
 from curbside.evals.table import SHOWN, lines, number, percent, rows, span
 from curbside.storage import write_text
 

@@ -23,7 +23,7 @@ from curbside import __version__
 from curbside.assessments import Assessments
 from curbside.config import Config, model_digest
 from curbside.errors import NotBuilt, UserError
-from curbside.evals.evaluation import Part, Result, Trained, evaluate
+from curbside.evals.evaluation import Result, evaluate
 from curbside.evals.frame import (
     Frame,
     TaskBook,
@@ -34,7 +34,9 @@ from curbside.evals.frame import (
     truths_of,
 )
 from curbside.evals.matrix import question_digest, read_matrix, save_responses
-from curbside.evals.summary import Summary, summarise, write_summary
+from curbside.evals.protocol import Part, Trained
+from curbside.evals.schema import Summary
+from curbside.evals.summary import summarise, write_summary
 from curbside.responses import ResponseMatrix
 from curbside.study import content_hash
 

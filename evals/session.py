@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curbside.config import Config
-from curbside.evals.evaluation import GFULL, TWIN, Result
+from curbside.evals.evaluation import Result
 from curbside.evals.matrix import read_matrix
+from curbside.evals.protocol import GFULL, TWIN
 from curbside.evals.report import novelty_histogram, write_report
 from curbside.evals.runner import Built, TunedFleet, evaluated, run_evaluation, tune_cases
-from curbside.evals.summary import Summary
+from curbside.evals.schema import Summary
 
 if TYPE_CHECKING:
     from curbside.cases import Cases

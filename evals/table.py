@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curbside.evals.summary import ArmSummary, Estimate, Summary
+from curbside.evals.schema import ArmSummary, Estimate, Summary
 
 __all__ = ["print_summary", "rows"]
 

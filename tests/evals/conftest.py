@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from curbside.assessments import Assessments
-from curbside.evals.evaluation import Part, Trained
 from curbside.evals.frame import Frame
+from curbside.evals.protocol import Part, Trained
 from curbside.responses import ResponseMatrix
 
 COMMON = ("cxr", "fundus", "mri_brain")

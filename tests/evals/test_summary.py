@@ -15,7 +15,8 @@ from curbside.config import Config
 from curbside.errors import StorageError
 from curbside.evals.evaluation import evaluate
 from curbside.evals.report import novelty_histogram, render_report
-from curbside.evals.summary import Summary, arm_costs, json_schema, summarise, write_summary
+from curbside.evals.schema import Summary, json_schema
+from curbside.evals.summary import arm_costs, summarise, write_summary
 from curbside.evals.table import lines, print_summary, rows
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -59,7 +60,7 @@ def summary(result):
 def test_schema_in_docs_is_the_one_generated():
     path = DOCS / "summary.schema.json"
     assert path.read_text(encoding="utf-8") == json_schema(), (
-        "python -c 'from curbside.evals.summary import json_schema; print(json_schema(), end=\"\")'"
+        "python -c 'from curbside.evals.schema import json_schema; print(json_schema(), end=\"\")'"
         " > docs/summary.schema.json"
     )
 

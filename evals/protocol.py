@@ -1,0 +1,180 @@
+"""Which arms there are, and everything that is chosen on ``tune`` before a test case counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from curbside.assessments import Assessments
+from curbside.config import CascadePolicy, CompetencePolicy, Config, PolicyConfig, TierPolicy
+from curbside.evals import arms as arm_
+from curbside.evals.arms import Arm, Outcomes, Roster
+from curbside.evals.frame import Frame
+from curbside.evals.metrics import Scorer
+from curbside.evals.tags import tags_arm
+from curbside.responses import ResponseMatrix
+
+__all__ = [
+    "G16",
+    "GFULL",
+    "HYBRIDS",
+    "OPPONENTS",
+    "TWIN",
+    "Part",
+    "Scored",
+    "Trained",
+    "best",
+    "is_gated",
+    "plain_arms",
+    "policy_configs",
+    "roster_of",
+    "score_arms",
+    "single_names",
+    "test_arms",
+    "tune_accuracy",
+]
+
+G16, GFULL, TWIN = "generalist-16", "generalist-full", "generalist-full-b"
+LINEAR = ("linear-full", "linear-16")
+#: What the hybrid must beat, each of them, for the verdict.
+OPPONENTS = ("S", "G16", "Gfull", "E")
+#: Candidates for the hybrid put forward, all over {S, Gfull}.
+HYBRIDS = ("H-tier", "H-competence", "H-cascade")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases that agents were asked about: a frame, what was known, what was said (n rows each).
+
+    ``assessments.agents`` are those whose competence is known; on tune it is cross-fitted.
+    """
+
+    frame: Frame
+    assessments: Assessments
+    matrix: ResponseMatrix
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained draw (one few-shot draw and seed of every arm)."""
+
+    seed: int
+    specialists: Mapping[str, str]
+    serving: str
+    test: Part
+    tune: Part
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An arm on one draw."""
+
+    arm: Arm
+    outcomes: Outcomes
+
+
+def policy_configs(config: Config) -> dict[str, PolicyConfig]:
+    """The three policies, as configured where the configuration holds one of their kind."""
+    support = getattr(config.policy, "minimum_support", config.fleet.specialist_minimum)
+    default: dict[str, PolicyConfig] = {
+        "tier": TierPolicy(minimum_support=support),
+        "competence": CompetencePolicy(),
+        "cascade": CascadePolicy(minimum_support=support),
+    }
+    return default | {config.policy.kind: config.policy}
+
+
+def plain_arms(part: Part, roster: Roster, config: Config) -> dict[str, Arm]:
+    """Arms that need nothing but what a router has; the same on tune and on test."""
+    m, a = part.matrix, part.assessments
+    policies = policy_configs(config)
+    team = arm_.team(m, a, roster)
+    out = {"S": team}
+    if GFULL in m.agents:
+        full = arm_.single(m, GFULL, "Gfull")
+        out |= {"Gfull": full, "E": arm_.blend("E", team, full)}
+        for kind in ("tier", "competence", "cascade"):
+            name = f"H-{kind}"
+            out[name] = arm_.hybrid(name, policies[kind], m, a, roster, GFULL)
+    if G16 in m.agents:
+        out["G16"] = arm_.single(m, G16, "G16")
+        out["H-tier16"] = arm_.hybrid("H-tier16", policies["tier"], m, a, roster, G16)
+    for agent in sorted(set(roster.specialists.values())):
+        out[agent] = arm_.single(m, agent, agent)
+    for agent in LINEAR:
+        if agent in m.agents:
+            out[agent] = arm_.single(m, agent, agent, "linear")
+    return out
+
+
+def test_arms(
+    t: Trained, roster: Roster, frame: Frame, config: Config, hybrid: str
+) -> dict[str, Arm]:
+    """All arms on the evaluated cases, baselines and oracles too."""
+    m, a = t.test.matrix, t.test.assessments
+    out = plain_arms(t.test, roster, config)
+    if GFULL in m.agents:
+        sides = (out["S"], out["Gfull"])
+        tune = plain_arms(t.tune, roster, config)
+        right = [arm_.outcomes(t.tune.matrix, tune[n]).right for n in ("S", "Gfull")]
+        out["random"] = arm_.random_like("random", out[hybrid], a, sides)
+        out["tags"] = tags_arm(frame.modality, m, t.specialists, GFULL)
+        out["task-oracle"] = arm_.task_oracle(
+            frame.task, t.tune.frame.task, (right[0], right[1]), sides
+        )
+        out["case-oracle"] = arm_.case_oracle("case-oracle", m, sides)
+        if TWIN in m.agents:
+            twins = (out["Gfull"], arm_.single(m, TWIN, "Gfull-b"))
+            out["twin-oracle"] = arm_.case_oracle("twin-oracle", m, twins)
+    serving = (*sorted(set(t.specialists.values())), t.serving)
+    out["served"] = arm_.served(config.policy, m, a, serving, t.serving)
+    return out
+
+
+def roster_of(t: Trained) -> Roster:
+    """Who the team falls back on: the specialist best on the tune cases it would serve."""
+    f, m = t.tune.frame, t.tune.matrix
+    foreign = f.scored & ~np.isin(f.predicted, list(t.specialists))
+    rows = foreign if foreign.any() else f.scored
+
+    def score(agent: str) -> float:
+        right = m.correct[rows, m.column(agent)]
+        by = [right[f.modality[rows] == x].mean() for x in sorted(set(f.modality[rows].tolist()))]
+        return float(np.mean(by)) if by else 0.0
+
+    return Roster(t.specialists, arm_.best_fallback(score, t.specialists))
+
+
+def tune_accuracy(
+    trained: Sequence[Trained], rosters: Sequence[Roster], config: Config
+) -> dict[str, float]:
+    """Arm → macro accuracy on tune, mean over the trained draws."""
+    totals: dict[str, list[float]] = {}
+    for t, roster in zip(trained, rosters, strict=True):
+        scorer = Scorer(t.tune.frame, np.ones((1, t.tune.frame.n_groups), np.float32))
+        for name, arm in plain_arms(t.tune, roster, config).items():
+            sums = scorer.sums(arm_.outcomes(t.tune.matrix, arm))
+            totals.setdefault(name, []).append(float(scorer.metric("accuracy", sums)[0]))
+    return {name: float(np.mean(v)) for name, v in totals.items()}
+
+
+def best(scores: Mapping[str, float], among: Sequence[str]) -> str:
+    """The highest score; ties to the first listed, which is the simpler one."""
+    return max((a for a in among if a in scores), key=lambda a: scores[a])
+
+
+def single_names(trained: Sequence[Trained]) -> set[str]:
+    return set(trained[0].specialists.values())
+
+
+def is_gated(arm: Arm) -> bool:
+    """Arms that the gates are crossed with: not oracles, nor single specialists, nor served."""
+    if arm.kind in ("oracle", "served"):
+        return False
+    return arm.kind != "alone" or arm.name in OPPONENTS
+
+
+def score_arms(arms: Mapping[str, Arm], t: Trained) -> dict[str, Scored]:
+    return {n: Scored(arm, arm_.outcomes(t.test.matrix, arm)) for n, arm in arms.items()}
