@@ -29,12 +29,13 @@ from curbside.evals.schema import (
     NoveltyOf,
     Protocol,
     Summary,
+    json_schema,
 )
 from curbside.evals.statistics import Contrast, intervals
 from curbside.evals.sweeps import CURVE_BUDGETS
 from curbside.storage import write_text
 
-__all__ = ["arm_costs", "summarise", "write_summary"]
+__all__ = ["arm_costs", "json_schema", "summarise", "write_summary"]
 
 #: The hybrid must not be below the best arm alone by more than this (P1, whole interval).
 MARGIN = 0.02
@@ -140,7 +141,7 @@ def arm_costs(by: Mapping[str, BuildCost], specialists: Mapping[str, str]) -> di
 
     def together(names: list[str]) -> Cost | None:
         known = [by[n] for n in names if n in by]
-        if len(known) < len(names):
+        if not known or len(known) < len(names):
             return None
         labels = sum(c.labels for c in known)
         return Cost(
