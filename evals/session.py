@@ -60,9 +60,10 @@ def evaluate_manifest(
         The summary, and whether it was there already.
     """
     test = evaluated(cases)
+    built = open_built(workspace)  # what is missing is said before anything is encoded
     features = workspace.features(test, "encoding evaluated cases")
     summary, result = run_evaluation(
-        open_built(workspace),
+        built,
         [served_fleet(workspace)] if fleets is None else fleets,
         test,
         features,
