@@ -168,7 +168,7 @@ def _ct_abdomen(label: str, p: Generator, e: Generator, strength: np.float32) ->
         picture += 0.2 * _ellipse(kx, ky, 0.13, 0.18, turn=0.3, soft=0.06)
     kx, ky = kidneys[int(p.integers(2))]
     if label == "cyst":
-        r = p.uniform(0.08, 0.13)
+        r = p.uniform(0.1, 0.16)
         shape = _ellipse(kx + p.normal(0, 0.07), ky + p.normal(0, 0.07), r, r, soft=0.06)
         picture -= strength * 0.3 * shape
     elif label == "stone":
@@ -176,7 +176,7 @@ def _ct_abdomen(label: str, p: Generator, e: Generator, strength: np.float32) ->
         picture += strength * 0.7 * _ellipse(kx, ky + p.normal(0, 0.05), r, r, soft=0.15)
     elif label == "tumour":
         shape = _lump(p, kx, ky, p.uniform(0.18, 0.26), rough=0.2, soft=0.12)
-        picture += strength * 0.14 * shape * (1 + 0.9 * _cloud(p, 18))
+        picture += strength * 0.2 * shape * (1 + 0.9 * _cloud(p, 18))
     picture += 0.035 * _cloud(e, 60) * outside
     return np.asarray(picture, np.float32)
 
@@ -188,14 +188,14 @@ def _us_breast(label: str, p: Generator, e: Generator, strength: np.float32) -> 
     tissue += 0.25 * _edge(np.abs(depth - p.uniform(-0.75, -0.65)) / 0.04, 0.3)
     x, y = p.uniform(-0.25, 0.25), p.uniform(-0.2, 0.15)
     if label == "cyst":
-        rx, ry = p.uniform(0.2, 0.3), p.uniform(0.14, 0.2)
-        tissue *= 1 - strength * 0.85 * _ellipse(x, y, rx, ry, soft=0.05)
-        tissue += strength * 0.2 * _ellipse(x, y + 0.45, rx * 0.8, 0.35, soft=0.2)
+        rx, ry = p.uniform(0.26, 0.38), p.uniform(0.19, 0.28)
+        tissue *= 1 - strength * 0.97 * _ellipse(x, y, rx, ry, soft=0.05)
+        tissue += strength * 0.4 * _ellipse(x, y + 0.5, rx * 0.8, 0.35, soft=0.2)
     elif label == "solid_mass":
-        r = p.uniform(0.18, 0.27)
-        tissue *= 1 - strength * 0.6 * _lump(p, x, y, r, rough=0.3, soft=0.12)
-        tissue *= 1 - strength * 0.6 * _ellipse(x, y + 0.6, r * 0.8, 0.6, soft=0.15)
-    picture = tissue * (0.35 + 0.65 * _speckle(e, 52))
+        r = p.uniform(0.22, 0.32)
+        tissue *= 1 - strength * 0.7 * _lump(p, x, y, r, rough=0.3, soft=0.12)
+        tissue *= 1 - strength * 0.85 * _ellipse(x, y + 0.6, r * 0.8, 0.6, soft=0.15)
+    picture = tissue * (0.6 + 0.4 * _speckle(e, 52))
     # the fan of a curved probe
     reach, angle = np.hypot(_X, _Y + 1.9), np.arctan2(_X, _Y + 1.9)
     fan = (reach > 0.98) & (reach < 2.8) & (np.abs(angle) < p.uniform(0.4, 0.46))
@@ -230,10 +230,10 @@ def _fundus(label: str, p: Generator, e: Generator, strength: np.float32) -> Pla
     fx, fy = x - side * p.uniform(0, 0.3), y + p.uniform(-0.3, 0.3)
     if label == "haemorrhages":
         spots = _dots(p, int(p.integers(9, 16)), fx, fy, 0.25, 0.045)
-        picture = _mix(picture, strength * 0.85 * spots, (0.25, 0.02, 0.02))
+        picture = _mix(picture, strength * 0.45 * spots, (0.25, 0.02, 0.02))
     elif label == "exudates":
         spots = _dots(p, int(p.integers(10, 18)), fx, fy, 0.2, 0.035)
-        picture = _mix(picture, strength * 0.95 * spots, (1, 0.95, 0.55))
+        picture = _mix(picture, strength * 0.45 * spots, (1, 0.95, 0.55))
     return np.asarray(picture * eye[:, :, None], np.float32)
 
 
@@ -276,9 +276,9 @@ def _mri_brain(label: str, p: Generator, e: Generator, strength: np.float32) -> 
         picture -= 0.38 * _ellipse(x + s * 0.13, y - 0.02, wide, 0.27, turn=s * 0.25, soft=0.12)
     if label == "tumour":
         tx, ty = x + _side(p) * p.uniform(0.25, 0.42), y + p.uniform(-0.4, 0.4)
-        r = p.uniform(0.13, 0.2)
-        picture -= strength * 0.15 * _lump(p, tx, ty, 1.6 * r, rough=0.2, soft=0.2) * brain
-        picture += strength * 0.45 * _lump(p, tx, ty, r, rough=0.15, soft=0.1)
+        r = p.uniform(0.18, 0.27)
+        picture -= strength * 0.22 * _lump(p, tx, ty, 1.6 * r, rough=0.2, soft=0.2) * brain
+        picture += strength * 0.75 * _lump(p, tx, ty, r, rough=0.15, soft=0.1)
         picture -= strength * 0.3 * _ellipse(tx, ty, 0.5 * r, 0.5 * r, soft=0.2)
     return np.asarray(picture + 0.02 * _cloud(e, 64) * scalp, np.float32)
 
