@@ -88,7 +88,8 @@ class Assessments:
     @property
     def modality(self) -> NDArray[np.intp]:
         """intp (n,): column of the most likely modality."""
-        return self.posterior.argmax(axis=1)
+        best: NDArray[np.intp] = self.posterior.argmax(axis=1)
+        return best
 
     def take(self, rows: NDArray[np.intp] | slice) -> Self:
         """The same facts for some rows (column names are kept)."""

@@ -66,13 +66,15 @@ class ResponseMatrix:
     @property
     def read(self) -> NDArray[np.bool_]:
         """bool (n, a): there is a reading."""
-        return self.status == ResponseStatus.READ
+        there: NDArray[np.bool_] = self.status == ResponseStatus.READ
+        return there
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """bool (n, a): there is a reading and its top option is the truth."""
         top = self.probabilities.argmax(axis=2)
-        return self.read & (top == self.truth[:, None]) & (self.truth[:, None] >= 0)
+        right: NDArray[np.bool_] = (top == self.truth[:, None]) & (self.truth[:, None] >= 0)
+        return self.read & right
 
     def column(self, agent: str) -> int:
         """Column of an agent.  Raises InternalError when the matrix has no such agent."""

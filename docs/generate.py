@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from typer.main import get_command
 
@@ -15,18 +16,14 @@ DOCS = Path(__file__).resolve().parent
 
 def cli_reference() -> str:
     """Every command with its help, as Markdown."""
-    import click
-
     parts = ["# Command line\n\nWritten by `make docs`; do not edit.\n"]
 
-    def describe(command: click.Command, name: str, parent: click.Context | None) -> None:
-        context = click.Context(command, info_name=name, parent=parent, terminal_width=88)
+    def describe(command: Any, name: str, parent: Any) -> None:
+        # typer carries a copy of click, so its own context class is asked for
+        context = command.context_class(command, info_name=name, parent=parent, terminal_width=88)
         parts.append(f"\n## `{context.command_path}`\n\n```\n{command.get_help(context)}\n```\n")
-        if isinstance(command, click.Group):
-            for child in command.list_commands(context):
-                found = command.get_command(context, child)
-                if found is not None:
-                    describe(found, child, context)
+        for child, found in getattr(command, "commands", {}).items():
+            describe(found, child, context)
 
     describe(get_command(app), "curbside", None)
     return "".join(parts)
@@ -39,9 +36,9 @@ def config_schema() -> str:
 
 def summary_schema() -> str:
     """JSON Schema of an evaluation's summary.json."""
-    from curbside.evals.summary import Summary
+    from curbside.evals.summary import json_schema
 
-    return json.dumps(Summary.model_json_schema(), indent=2) + "\n"
+    return json_schema()
 
 
 GENERATED = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+PIP = (sys.executable, "-m", "pip", "install", "-q")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,8 +38,7 @@ def test_it_holds_one_top_level_name_and_every_module(wheel: Path) -> None:
 def test_it_installs_and_imports_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target"]
-        + [target, wheel],
+        [*PIP, "--no-deps", "--no-index", "--target", target, wheel],
         check=True,
         capture_output=True,
     )
