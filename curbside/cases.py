@@ -113,10 +113,15 @@ class Cases(Sequence[Case]):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every row's text, order included; image contents are not in it."""
+        """SHA-256 over every row's text, order included; image contents are not in it.
+
+        Image paths count relative to the manifest's folder, which may move.
+        """
         rows: list[str] = []
+        folder = self.path.parent.as_posix() + "/"
         for c in self:
-            rows += [c.id, str(c.image), c.modality or "", c.label or "", c.task or ""]
+            image = c.image.as_posix().removeprefix(folder)
+            rows += [c.id, image, c.modality or "", c.label or "", c.task or ""]
             rows += ["|".join(c.options), c.question, c.role or "", c.tier or "", c.group]
             rows += [f"{k}={v}" for k, v in sorted(c.attributes.items())]
         return content_hash("\0".join(rows))
@@ -167,16 +172,16 @@ def read_cases(path: Path) -> Cases:
     rows = _rows(path)
     if not rows:
         raise CasesError(f"{path} has no case in it", hint=_HINT)
-    source = next((c for c in ("image", "study") if c in rows[0][1]), None)
-    if source is None:
-        found = ", ".join(rows[0][1]) or "none"
+    columns = list(dict.fromkeys(c for _, row in rows for c in row if c))
+    if not {"image", "study"} & set(columns):
+        found = ", ".join(columns) or "none"
         raise CasesError(
             f"{path} has no column 'image' or 'study'; its columns: {found}", hint=_HINT
         )
     problems: list[RowProblem] = []
     cases: list[Case] = []
     for line, row in rows:
-        case, wrong = _case(path.parent, source, line, row)
+        case, wrong = _case(path.parent, line, row)
         problems += [RowProblem(line, w) for w in wrong]
         if case is not None:
             cases.append(case)
@@ -186,8 +191,10 @@ def read_cases(path: Path) -> Cases:
         shown = [f"line {p.line}: {p.reason}" for p in problems[:_SHOWN]]
         more = len(problems) - len(shown)
         rest = [f"… and {more} more"] if more else []
+        bad = len({p.line for p in problems})
         raise CasesError(
-            f"{path} has {len(problems)} bad row(s):\n  " + "\n  ".join(shown + rest),
+            f"{path} has {len(problems)} problem(s) in {bad} of {len(rows)} row(s):\n  "
+            + "\n  ".join(shown + rest),
             problems=problems,
             hint=_HINT,
         )
@@ -219,7 +226,11 @@ def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
     rows: list[tuple[int, dict[str, Any]]] = []
     with path.open(encoding="utf-8-sig", newline="") as f:
         reader = csv.DictReader(f, strict=True)
-        names = reader.fieldnames or []
+        try:
+            names = [n.strip() for n in reader.fieldnames or []]
+        except csv.Error as e:
+            raise CasesError(f"{path}, line 1: not CSV ({e})", hint=_HINT) from None
+        reader.fieldnames = names
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise CasesError(f"{path} has a column twice: {', '.join(twice)}", hint=_HINT)
@@ -242,7 +253,7 @@ def _jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
         except ValueError:
             row = None
         if isinstance(row, dict):
-            rows.append((line, row))
+            rows.append((line, {k: v for k, v in row.items() if v is not None}))
         else:
             problems.append(RowProblem(line, "not a JSON object"))
     if problems:
@@ -263,24 +274,30 @@ def _parquet(path: Path) -> list[tuple[int, dict[str, Any]]]:
         rows = pq.read_table(path).to_pylist()
     except pa.ArrowException as e:
         raise CasesError(f"{path} is not Parquet ({type(e).__name__})", hint=_HINT) from None
-    return list(enumerate(rows, 1))
+    return [(n, {k: v for k, v in r.items() if v is not None}) for n, r in enumerate(rows, 1)]
 
 
-def _case(
-    folder: Path, source: str, line: int, row: Mapping[str, Any]
-) -> tuple[Case | None, list[str]]:
+def _case(folder: Path, line: int, row: Mapping[Any, Any]) -> tuple[Case | None, list[str]]:
     wrong: list[str] = []
+    # csv.DictReader puts surplus fields under None, and None into missing fields
     if None in row:
         wrong.append("more fields than the header has columns")
-    text = {k: _text(v) for k, v in row.items() if isinstance(k, str)}
-    image = text.get(source, "")
+    elif None in row.values():
+        wrong.append("fewer fields than the header has columns")
+    text = {k: _text(v) for k, v in row.items() if k}
+    wrong += [
+        f"{k} holds a {type(v).__name__}, not a text"
+        for k, v in row.items()
+        if k and isinstance(v, list | tuple | dict) and (k != "options" or isinstance(v, dict))
+    ]
+    image = text.get("image") or text.get("study") or ""
     if not image:
-        return None, [*wrong, f"{source} is empty"]
+        return None, [*wrong, "image is empty" if "image" in row else "study is empty"]
     given = row.get("options")
     options = (
         tuple(_text(o) for o in given)
         if isinstance(given, list | tuple)
-        else tuple(text["options"].split("|"))
+        else tuple(o.strip() for o in text["options"].split("|"))
         if text.get("options")
         else ()
     )
@@ -320,7 +337,13 @@ def _between_rows(cases: Sequence[Case]) -> list[RowProblem]:
     home: dict[str, tuple[str, int]] = {}
     for c in cases:
         if c.id in first:
-            problems.append(RowProblem(c.line, f"the same id as line {first[c.id]}"))
+            problems.append(
+                RowProblem(
+                    c.line,
+                    f"the same id as line {first[c.id]} (without a column 'id', the image's path "
+                    "gives the id: an image that is asked twice needs ids)",
+                )
+            )
         first.setdefault(c.id, c.line)
         if c.group and c.role:
             role, line = home.setdefault(c.group, (c.role, c.line))
@@ -335,7 +358,8 @@ def _between_rows(cases: Sequence[Case]) -> list[RowProblem]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    # NaN is how tables of numbers say that nothing is there
+    return "" if value is None or value != value else str(value).strip()
 
 
 def _column(values: Iterable[str]) -> NDArray[np.str_]:
