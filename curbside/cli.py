@@ -30,21 +30,32 @@ for _name in COMMANDS:
     import_module(f"curbside.commands.{_name}").register(app)
 
 
+def _print_version(asked: bool) -> None:
+    # eager: a command need not follow
+    if asked:
+        typer.echo(f"curbside {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and stop.",
+            is_eager=True,
+            callback=_print_version,
+        ),
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"curbside {__version__}")
-        raise typer.Exit
+    pass
 
 
 def main() -> None:
     """Run a command; errors made on purpose print without a traceback, with their exit code."""
     try:
-        app()
+        app(prog_name="curbside")
     except CurbsideError as e:
         typer.echo(f"error[{e.code}]: {e}", err=True)
         sys.exit(e.exit_code)
