@@ -53,7 +53,8 @@ class Agent(Protocol):
 class FakeAgent:
     """An agent for tests and examples: any function from a question to probabilities.
 
-    Returning ``None`` abstains; raising becomes a :class:`Failure`.
+    Returning ``None`` abstains; raising becomes a :class:`Failure`, and so does an answer
+    that is no distribution over the question's options.  Images are never opened.
     """
 
     def __init__(self, card: AgentCard, answer: FakeAnswer) -> None:
@@ -68,12 +69,20 @@ class FakeAgent:
             return Failure(agent=name, fingerprint=mark, kind="internal", message=type(e).__name__)
         if probabilities is None:
             return Abstention(agent=name, fingerprint=mark, reason="told to")
+        options = study.question.options
+        if not options:
+            reason = "the question has no options to choose from"
+            return Abstention(agent=name, fingerprint=mark, reason=reason)
+        right = len(probabilities) == len(options) and abs(sum(probabilities) - 1) < 1e-5
+        if not right or min(probabilities) < 0:
+            message = "not one probability an option, in all 1"
+            return Failure(agent=name, fingerprint=mark, kind="invalid_answer", message=message)
         return Reading(
             agent=name,
             fingerprint=mark,
-            options=study.question.options,
+            options=options,
             probabilities=tuple(probabilities),
-            confidence=max(probabilities),
+            confidence=min(max(probabilities), 1.0),
             cost=self.card.cost,
         )
 

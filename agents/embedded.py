@@ -9,7 +9,7 @@ from curbside.agents.contract import AgentCard, AnyResponse
 from curbside.agents.readers import Reader, read
 from curbside.agents.trunk import Trunk
 from curbside.readings import Abstention, Failure, Reading
-from curbside.study import QuestionKind, Study
+from curbside.study import Study
 
 __all__ = ["EmbeddedAgent"]
 
@@ -39,8 +39,9 @@ class EmbeddedAgent:
             if i in failures:
                 why = f"{failures[i].reason}: {failures[i].message}"
                 out.append(Failure(agent=name, fingerprint=mark, kind="image", message=why))
-            elif question.kind not in (QuestionKind.DIAGNOSIS, QuestionKind.VQA_CLOSED):
-                out.append(_abstain(name, mark, f"reads closed questions, not {question.kind}"))
+            elif question.kind not in self.card.question_kinds:
+                kinds = ", ".join(self.card.question_kinds)
+                out.append(_abstain(name, mark, f"reads {kinds}, not {question.kind}"))
             elif not question.options:
                 out.append(_abstain(name, mark, "the question has no options to choose from"))
             elif answer is None:

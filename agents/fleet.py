@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from curbside.agents.contract import Agent, AgentCard
 from curbside.agents.cost import BuildCost
@@ -23,7 +23,17 @@ from curbside.indexes.text import TextEncoder
 from curbside.storage import file_digest
 from curbside.study import content_hash
 
-__all__ = ["AGENT_FILE", "FLEET_FILE", "FORMAT", "BuildCost", "Fleet", "FleetFile", "StoredAgent"]
+__all__ = [
+    "AGENT_FILE",
+    "FLEET_FILE",
+    "FORMAT",
+    "BuildCost",
+    "Fleet",
+    "FleetFile",
+    "StoredAgent",
+    "read_agent_file",
+    "read_fleet_file",
+]
 
 FLEET_FILE = "fleet.json"
 AGENT_FILE = "agent.json"
@@ -55,6 +65,12 @@ class FleetFile(BaseModel):
     tasks: dict[str, tuple[str, ...]]
     tasks_of: dict[str, tuple[str, ...]]
 
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.generalist not in {a.name for a in self.agents}:
+            raise ValueError(f"the generalist {self.generalist} is none of the agents")
+        return self
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -67,7 +83,7 @@ class Fleet:
         tasks: task → options as trained.
         tasks_of: modality → its tasks, the one with most training cases first.
         build_cost: by name of agent.
-        fingerprint: hash over all agents.
+        fingerprint: hash over all agents' weights, not over what building them took.
     """
 
     agents: Mapping[str, Agent]
@@ -116,12 +132,18 @@ class Fleet:
                 hint=_REBUILD,
             )
         agents: dict[str, Agent] = {}
+        weights = [file.generalist]
         cost: dict[str, BuildCost] = {}
         specialists: dict[str, str] = {}
         for stored in file.agents:
-            meta = _verified(folder / stored.folder, stored)
-            card = AgentCard.model_validate(meta["card"])
-            reader = load_reader(meta, folder / stored.folder, text)
+            meta = read_agent_file(folder / stored.folder, stored.name, stored.sha256)
+            try:
+                card = AgentCard.model_validate(meta["card"])
+                reader = load_reader(meta, folder / stored.folder, text)
+            except (KeyError, TypeError, ValueError, RuntimeError) as e:
+                why = f"it does not fit this version ({e})"
+                raise _corrupt(stored.name, AGENT_FILE, why) from e
+            weights += [card.fingerprint, json.dumps([meta["blend"], meta["files"]])]
             agents[stored.name] = EmbeddedAgent(card, reader, trunk)
             cost[stored.name] = BuildCost(**meta["build_cost"])
             if stored.modality is not None:
@@ -133,7 +155,7 @@ class Fleet:
             tasks=MappingProxyType(file.tasks),
             tasks_of=MappingProxyType(file.tasks_of),
             build_cost=MappingProxyType(cost),
-            fingerprint=content_hash("fleet", *(a.sha256 for a in file.agents), file.generalist),
+            fingerprint=content_hash("fleet", *weights),
         )
 
 
@@ -149,16 +171,28 @@ def read_fleet_file(folder: Path) -> FleetFile:
         ) from None
 
 
-def _verified(folder: Path, stored: StoredAgent) -> dict[str, Any]:
+def read_agent_file(folder: Path, agent: str, sha256: str | None) -> dict[str, Any]:
+    """``agent.json`` of an agent's folder, once all files that it names are whole.
+
+    Args:
+        sha256: what ``fleet.json`` says of the file, or None where no fleet names it yet.
+
+    Raises:
+        IndexCorrupt: a file is missing, cannot be read, or its bytes differ.
+    """
     try:
-        if file_digest(folder / AGENT_FILE) != stored.sha256:
-            raise _corrupt(stored.name, AGENT_FILE, "its bytes differ from the fleet's record")
+        if sha256 is not None and file_digest(folder / AGENT_FILE) != sha256:
+            raise _corrupt(agent, AGENT_FILE, "its bytes differ from the fleet's record")
         meta: dict[str, Any] = json.loads((folder / AGENT_FILE).read_bytes())
         for name, expected in meta["files"].items():
             if file_digest(folder / name) != expected:
-                raise _corrupt(stored.name, name, "its checksum differs")
-    except FileNotFoundError as e:
-        raise _corrupt(stored.name, str(e.filename).rsplit("/", 1)[-1], "it is missing") from None
+                raise _corrupt(agent, name, "its checksum differs")
+    except OSError as e:
+        missing = isinstance(e, FileNotFoundError)
+        why = "it is missing" if missing else f"it cannot be read ({e.strerror})"
+        raise _corrupt(agent, Path(str(e.filename)).name, why) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _corrupt(agent, AGENT_FILE, "it is not what was written") from None
     return meta
 
 

@@ -69,15 +69,18 @@ class Head:
     def probabilities(
         self, features: NDArray[np.float32], options: Sequence[str]
     ) -> NDArray[np.float32]:
-        """float32 (n, len(options)), rows sum to 1; an option the head never saw gets 0."""
-        own = softmax(self.logits(features))
+        """float32 (n, len(options)), rows sum to 1 over the options asked for.
+
+        An option that the head never saw gets 0; where it saw none, all get the same.
+        """
+        known = [i for i, option in enumerate(options) if option in self.labels]
         out = np.zeros((len(features), len(options)), np.float32)
-        for column, option in enumerate(options):
-            if option in self.labels:
-                out[:, column] = own[:, self.labels.index(option)]
-        total = out.sum(axis=1, keepdims=True)
-        uniform = np.float32(1 / max(len(options), 1))
-        return np.where(total > 0, out / np.maximum(total, 1e-12), uniform)
+        if not known:
+            return np.full_like(out, 1 / max(len(options), 1))
+        # from logits: two options may both be 0 among all labels, and still differ
+        columns = [self.labels.index(options[i]) for i in known]
+        out[:, known] = softmax(self.logits(features)[:, columns])
+        return out
 
 
 class Heads(dict[str, Head]):

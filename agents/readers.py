@@ -134,7 +134,7 @@ class OptionScorer(nn.Module):
         width = next(iter(text.values())).shape[1] if text else 384
         self.project = nn.Linear(dimensions, width)
         self.residual = nn.ParameterDict(
-            {t: nn.Parameter(torch.zeros(v.shape)) for t, v in text.items()}
+            {_slot(t): nn.Parameter(torch.zeros(v.shape)) for t, v in text.items()}
         )
         self.register_buffer("mean", torch.zeros(dimensions))
         self.register_buffer("scale", torch.ones(dimensions))
@@ -159,7 +159,7 @@ class OptionScorer(nn.Module):
 
     def known(self, image: Tensor, task: str) -> Tensor:
         """Logits over a known task's labels, (n, k)."""
-        options: Tensor = self._text[task] + self.residual[task]
+        options: Tensor = self._text[task] + self.residual[_slot(task)]
         return self.SHARPNESS * image @ options.T
 
     def by_name(self, image: Tensor, text: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class GeneralistReader:
     """LoRA on the top blocks; answers options that it has never seen.
 
     Args:
-        network: the adapted ``UpperBlocks`` (peft, merged for serving).
+        network: the adapted ``UpperBlocks`` (peft).
         frozen: heads of the known tasks on the frozen features.
         labels: task → labels in the order of the scorer's residuals.
     """
@@ -208,13 +208,23 @@ class GeneralistReader:
                     continue
                 columns = [self.labels[task].index(o) for o in question.options]
                 adapted = softmax(self.scorer.known(image, task).numpy()[:, columns])[0]
-                out.append((adapted, frozen[i]))
+                # an option that the frozen head never saw would get 0 from it, whatever is seen
+                seen = task in self.frozen and set(question.options) <= set(
+                    self.frozen[task].labels
+                )
+                out.append((adapted, frozen[i] if seen else None))
         return out
 
 
 def option_text(option: str) -> str:
     """How an option's name is put to the text encoder."""
     return option.replace("_", " ")
+
+
+def _slot(task: str) -> str:
+    """A task's name as torch accepts it of a parameter: no dot, no name of its own."""
+    plain = "".join(c if c.isalnum() or c in "_-" else f"%{ord(c):x}" for c in task)
+    return f"%{plain}" if hasattr(nn.ParameterDict, plain) else plain
 
 
 def _by_head(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
+from safetensors.numpy import save as array_bytes
 from safetensors.torch import load_file as load_tensors
-from safetensors.torch import save_file as save_tensors
+from safetensors.torch import save as tensor_bytes
 
 from curbside.agents.heads import Blend, Heads
 from curbside.agents.readers import (
@@ -21,13 +21,14 @@ from curbside.agents.readers import (
     Reader,
     SpecialistReader,
 )
-from curbside.agents.upper import channels_last, upper_blocks
+from curbside.agents.upper import channels_last, top_block, upper_blocks
 from curbside.indexes.lite0 import UpperBlocks
 from curbside.indexes.text import TextEncoder
 
 __all__ = ["load_reader", "lora", "reader_files"]
 
 _TUNED, _ADAPTER, _SCORER = "tuned.safetensors", "adapter.safetensors", "scorer.safetensors"
+_TEXT = "text.safetensors"
 _TARGETS = r"blocks\.\d+\.(expand|project)|head"
 
 
@@ -41,11 +42,15 @@ def lora(network: UpperBlocks, rank: int) -> torch.nn.Module:
 
 
 def reader_files(reader: Reader, folder: Path) -> dict[str, Any]:
-    """Write a reader's tensors into a folder; returns what else :func:`load_reader` needs."""
+    """Write a reader's tensors into a folder; returns what else :func:`load_reader` needs.
+
+    Files are written by Python, not by safetensors, whose own error for a full disk is not
+    an OSError.
+    """
     if isinstance(reader, LinearReader):
         return {"reader": "linear", "heads": {"heads": _write(reader.heads, folder, "heads")}}
     if isinstance(reader, SpecialistReader):
-        save_tensors(_learned(reader.network), folder / _TUNED)
+        (folder / _TUNED).write_bytes(tensor_bytes(_learned(reader.network)))
         named = {"own": reader.own, "frozen": reader.frozen, "foreign": reader.foreign}
         return {
             "reader": "specialist",
@@ -53,10 +58,10 @@ def reader_files(reader: Reader, folder: Path) -> dict[str, Any]:
         }
     if isinstance(reader, GeneralistReader):
         adapter = _learned(reader.network)
-        save_tensors(adapter, folder / _ADAPTER)
-        save_tensors(dict(reader.scorer.state_dict()), folder / _SCORER)
+        (folder / _ADAPTER).write_bytes(tensor_bytes(adapter))
+        (folder / _SCORER).write_bytes(tensor_bytes(dict(reader.scorer.state_dict())))
         vectors = {t: reader.scorer.text_of(t) for t in reader.labels}
-        save_arrays(vectors, folder / "text.safetensors")
+        (folder / _TEXT).write_bytes(array_bytes(vectors))
         rank = next(v.shape[0] for k, v in adapter.items() if ".lora_A." in k)
         return {
             "reader": "generalist",
@@ -68,7 +73,12 @@ def reader_files(reader: Reader, folder: Path) -> dict[str, Any]:
 
 
 def load_reader(meta: Mapping[str, Any], folder: Path, text: TextEncoder) -> Reader:
-    """The reverse of :func:`reader_files`; files were checked against their checksums."""
+    """The reverse of :func:`reader_files`; files were checked against their checksums.
+
+    Raises:
+        ValueError, KeyError, TypeError or RuntimeError: the tensors are not exactly those
+            that such a reader learns.
+    """
     blend = Blend(**meta["blend"])
     heads = {
         name: Heads.from_arrays(load_arrays(folder / f"{name}.safetensors"), labels)
@@ -77,14 +87,14 @@ def load_reader(meta: Mapping[str, Any], folder: Path, text: TextEncoder) -> Rea
     if meta["reader"] == "linear":
         return LinearReader(heads["heads"], blend)
     if meta["reader"] == "specialist":
-        network = upper_blocks()
-        network.load_state_dict(load_tensors(folder / _TUNED), strict=False)
+        network = top_block()
+        _restore(network, folder / _TUNED)
         return SpecialistReader(
             network.eval(), heads["own"], heads["frozen"], heads["foreign"], blend
         )
     adapted = lora(upper_blocks(), int(meta["rank"]))
-    adapted.load_state_dict(load_tensors(folder / _ADAPTER), strict=False)
-    vectors = load_arrays(folder / "text.safetensors")
+    _restore(adapted, folder / _ADAPTER)
+    vectors = load_arrays(folder / _TEXT)
     labels: dict[str, list[str]] = meta["labels"]
     tensors = load_tensors(folder / _SCORER)
     scorer = OptionScorer(tensors["project.weight"].shape[1], vectors)
@@ -97,7 +107,17 @@ def _learned(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {k: p.detach().contiguous() for k, p in network.named_parameters() if p.requires_grad}
 
 
+def _restore(network: torch.nn.Module, file: Path) -> None:
+    """Put what was learned over the pinned trunk: exactly those tensors, none missing."""
+    tensors, expected = load_tensors(file), _learned(network).keys()
+    wrong = sorted(tensors.keys() ^ expected)
+    if wrong:
+        what = "lacks" if wrong[0] in expected else "holds an unknown"
+        raise ValueError(f"{file.name} {what} {wrong[0]} ({len(wrong)} names differ)")
+    network.load_state_dict(tensors, strict=False)
+
+
 def _write(heads: Heads, folder: Path, name: str) -> dict[str, list[str]]:
     arrays = heads.arrays() or {"empty": np.zeros(1, np.float32)}
-    save_arrays(arrays, folder / f"{name}.safetensors")
+    (folder / f"{name}.safetensors").write_bytes(array_bytes(arrays))
     return heads.labels()

@@ -8,10 +8,11 @@ that is killed goes on with the next agent, and the fleet before it serves until
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +25,15 @@ from torch.nn import functional
 from curbside.agents.contract import AgentCard
 from curbside.agents.cost import metered
 from curbside.agents.examples import Examples
-from curbside.agents.fleet import AGENT_FILE, FLEET_FILE, FORMAT, FleetFile, StoredAgent
+from curbside.agents.fleet import (
+    AGENT_FILE,
+    FLEET_FILE,
+    FORMAT,
+    FleetFile,
+    StoredAgent,
+    read_agent_file,
+    read_fleet_file,
+)
 from curbside.agents.heads import INVERSE_PENALTY, Blend, Head, Heads
 from curbside.agents.readers import (
     GeneralistReader,
@@ -36,15 +45,23 @@ from curbside.agents.readers import (
 )
 from curbside.agents.stored import lora, reader_files
 from curbside.agents.trunk import Inputs, Trunk
-from curbside.agents.upper import Recipe, by_task, features_of, fine_tune, steps_of, upper_blocks
+from curbside.agents.upper import (
+    Recipe,
+    by_task,
+    features_of,
+    fine_tune,
+    steps_of,
+    top_block,
+    upper_blocks,
+)
 from curbside.cases import Cases
 from curbside.config import Config
-from curbside.errors import UserError
+from curbside.errors import IndexCorrupt, UserError
 from curbside.indexes.features import Features, FeatureSource
 from curbside.indexes.text import TextEncoder
 from curbside.progress import Advance, bar
 from curbside.storage import file_digest, new_folder, write_text
-from curbside.study import Question, content_hash
+from curbside.study import Question, QuestionKind, content_hash
 
 __all__ = ["GENERALIST", "SPECIALIST", "train_fleet"]
 
@@ -56,6 +73,8 @@ LORA_RANK = 8
 #: Share of the loss that scores options by name alone, for options never seen.
 BY_NAME = 0.3
 COST = 1.0
+#: A finished agent's folder, or what a killed build left of one.
+_AGENT_FOLDER = re.compile(r"\.?[\w-]+-[0-9a-f]{16}(\..+)?")
 _LIMITS = "Closed questions about one image; embedded demonstration agent, not for clinical use."
 
 
@@ -92,7 +111,7 @@ def train_fleet(
         twin: also train the full generalist with a second seed (for the twin oracle).
 
     Raises:
-        UserError: no labelled training case, or a label outside its task's options.
+        UserError: no labelled training case.
         ConfigError: the encoder has no grid for these agents.
         StorageError: the disk is full; a fleet built earlier still works.
     """
@@ -101,11 +120,11 @@ def train_fleet(
     plans = trainer.plans(twin=twin)
     stored: list[StoredAgent] = []
     todo = [(p, trainer.folder_of(p)) for p in plans]
-    missing = [p for p, name in todo if not (folder / name / AGENT_FILE).is_file()]
-    total = sum(p.steps for p in missing)
+    whole = _whole_agents(folder, [name for _, name in todo])
+    total = sum(p.steps for p, name in todo if name not in whole)
     with bar("training the fleet", total) if total else nullcontext(lambda _: None) as advance:
         for plan, name in todo:
-            if not (folder / name / AGENT_FILE).is_file():
+            if name not in whole:
                 trainer.build(plan, folder / name, advance)
             stored.append(
                 StoredAgent(
@@ -132,8 +151,23 @@ def train_fleet(
     write_text(folder / FLEET_FILE, json.dumps(fleet.model_dump(mode="json"), indent=1))
     kept = {s.folder for s in stored}
     for old in folder.iterdir():
-        if old.is_dir() and old.name not in kept:
+        # only what is surely ours: the configuration may put other stores beside
+        if old.is_dir() and old.name not in kept and _AGENT_FOLDER.fullmatch(old.name):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _whole_agents(folder: Path, names: Sequence[str]) -> set[str]:
+    """Folders among ``names`` that hold an agent whose every file is as it was written."""
+    try:
+        recorded = {a.folder: a.sha256 for a in read_fleet_file(folder).agents}
+    except UserError:  # there is none yet, or it is damaged and is written again
+        recorded = {}
+    whole = set()
+    for name in names:
+        with suppress(IndexCorrupt):
+            read_agent_file(folder / name, name, recorded.get(name))
+            whole.add(name)
+    return whole
 
 
 class _Trainer:
@@ -151,8 +185,13 @@ class _Trainer:
 
         def examples(role: str) -> Examples:
             at = np.flatnonzero(cases.roles[rows] == role)
-            options = {str(cases.tasks[r]): cases[int(r)].options for r in rows[at]}
             own = rows[at]
+            # rows of one task may offer different options; the agents learn all of them
+            options: dict[str, tuple[str, ...]] = {}
+            for r in own.tolist():
+                task, offered = str(cases.tasks[r]), cases[r].options or (str(cases.labels[r]),)
+                known = options.get(task, ())
+                options[task] = known + tuple(o for o in offered if o not in known)
             return Examples(
                 at,
                 digests[own],
@@ -175,7 +214,8 @@ class _Trainer:
         fleet, train = self.config.fleet, self.train
         plans = []
         few = train.few(fleet.shots, seed=fleet.seed)
-        names, counts = np.unique(train.modalities, return_counts=True)
+        named = train.modalities[train.modalities != ""]
+        names, counts = np.unique(named, return_counts=True)
         for modality in names[counts >= fleet.specialist_minimum].tolist():
             own = train.take(train.modalities == modality)
             foreign = few.take(few.modalities != modality)
@@ -222,11 +262,13 @@ class _Trainer:
             _mark(plan.examples),
             _mark(self.tune),
         )
-        return f"{plan.name}-{made_of[:16]}"
+        readable = re.sub(r"[^\w-]+", "_", plan.name)[:60]
+        return f"{readable}-{made_of[:16]}"
 
     def build(self, plan: _Plan, folder: Path, advance: Advance) -> None:
         """Train one agent and write its folder."""
-        with metered() as meter:
+        # torch has one stream of random numbers for all: the caller's goes on undisturbed
+        with metered() as meter, torch.random.fork_rng(devices=[]):
             reader, trainable = plan.build(plan.examples, plan.seed, advance)
             reader.blend = self._blend(reader, plan.modality)
         labels = len(plan.examples)
@@ -239,6 +281,7 @@ class _Trainer:
             role=plan.role,
             modalities=(plan.modality,) if plan.modality else (),
             tasks=tuple(sorted(plan.examples.options)),
+            question_kinds=(QuestionKind.DIAGNOSIS, QuestionKind.VQA_CLOSED),
             cost=COST,
             fingerprint=content_hash("agent", folder.name),
             limits=_LIMITS,
@@ -272,11 +315,11 @@ class _Trainer:
         self, examples: Examples, foreign: Examples, seed: int, advance: Advance
     ) -> tuple[Reader, int]:
         torch.manual_seed(seed)
-        network = upper_blocks()
-        for parameter in network.blocks[0].parameters():
-            parameter.requires_grad_(False)  # the top block and the head above it are tuned
+        network = top_block()
         start = _heads(self.inputs.pooled[examples.rows], examples, rows=False)
-        layers = torch.nn.ModuleDict({t: _linear_of(h) for t, h in start.items()})
+        # a list: a task's name may be one that torch does not accept of a module
+        layers = torch.nn.ModuleList(_linear_of(h) for h in start.values())
+        layer_of = dict(zip(start, layers, strict=True))
         truth = _indices(examples, start.labels())
 
         def loss(features: Tensor, rows: NDArray[np.intp]) -> Tensor:
@@ -287,7 +330,7 @@ class _Trainer:
                     head.scale
                 )
                 standard = functional.dropout(standard, SPECIALIST.dropout, network.training)
-                logits = layers[task](standard)
+                logits = layer_of[task](standard)
                 total = total + functional.cross_entropy(logits, truth[rows[at]], reduction="sum")
             return total / len(rows)
 
@@ -300,7 +343,7 @@ class _Trainer:
             seed=seed,
             advance=advance,
         )
-        own = Heads({t: _head_of(layers[t], start[t]) for t in start})
+        own = Heads({t: _head_of(layer_of[t], start[t]) for t in start})
         frozen = _heads(self.fixed, examples)
         tuned = features_of(network, self.inputs.grid[foreign.rows])
         both = np.concatenate([tuned, self.fixed[foreign.rows]], axis=1)

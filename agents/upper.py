@@ -29,6 +29,7 @@ __all__ = [
     "features_of",
     "fine_tune",
     "steps_of",
+    "top_block",
     "upper_blocks",
 ]
 
@@ -54,6 +55,14 @@ class Recipe:
 def upper_blocks() -> UpperBlocks:
     """Blocks ``FIRST_TUNED`` and above with the published weights, laid out for speed."""
     return channels_last(UpperBlocks.pretrained(FIRST_TUNED))
+
+
+def top_block() -> UpperBlocks:
+    """The same, of which only the top block and the head above it ask for gradients."""
+    network = upper_blocks()
+    for parameter in network.blocks[0].parameters():
+        parameter.requires_grad_(False)
+    return network
 
 
 def channels_last(module: Net) -> Net:
@@ -104,11 +113,13 @@ def fine_tune(
         {"params": list(head.parameters()), "lr": recipe.head_rate, "weight_decay": recipe.decay},
     ]
     optimiser = torch.optim.AdamW(groups)
+    steps = steps_of(len(grid), recipe)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         [recipe.rate, recipe.head_rate],
-        total_steps=steps_of(len(grid), recipe),
-        pct_start=0.2,
+        total_steps=steps,
+        # a rise that ends with the very first step divides by zero in torch
+        pct_start=0.2 if steps != 5 else 0.3,
     )
     network.train()
     head.train()
