@@ -1,0 +1,188 @@
+"""The main path on a few phantoms, as a user walks it: demo, demo again, route, evaluate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner, Result
+
+from curbside.cases import Cases, read_cases
+from curbside.cli import app
+from curbside.errors import CurbsideError, ImageError, NotBuilt, UserError
+from curbside.readings import CaseRecord, Status
+from curbside.storage import tree_digest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+#: Few cases, so few are enough for a specialist and for p-values.
+CONFIG = """
+fleet: {specialist_minimum: 12, shots: 4}
+index: {stratum_minimum: 8}
+policy: {kind: tier, minimum_support: 12}
+"""
+DEMO = ("demo", "--phantoms", "--scale", "0.12", "--replicates", "100")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A home in which the demo has run."""
+
+    home: Path
+    printed: str
+    seconds: float
+    cases: Cases
+
+    def one(self, *, role: str, tier: str) -> Path:
+        return self.cases[int(self.cases.where(role=role, tier=tier)[0])].image
+
+
+def call(home: Path, *arguments: str | Path) -> Result:
+    """Run a command line in this process; an error on purpose is raised."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CURBSIDE_HOME", str(home))
+        return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def fails(home: Path, *arguments: str | Path) -> CurbsideError:
+    with pytest.raises(CurbsideError) as e:
+        call(home, *arguments)
+    return e.value
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    home = tmp_path_factory.mktemp("demo")
+    (home / "curbside.yaml").write_text(CONFIG)
+    started = time.perf_counter()
+    result = call(home, *DEMO)
+    seconds = time.perf_counter() - started
+    assert result.exit_code == 0, result.output
+    (manifest,) = (home / "phantoms").rglob("manifest.csv")
+    return Built(home, result.output, seconds, read_cases(manifest))
+
+
+def test_the_demo_prints_what_a_person_reads(built: Built) -> None:
+    printed = " ".join(built.printed.split())
+    for part in ("not a medical device", "PHANTOMS", "H-tier", "Gfull", "VERDICT", "next", "route"):
+        assert part in printed
+    verdicts = ("the hybrid beats each alone", "routing does not pay here")
+    assert sum(v in printed for v in verdicts) == 1
+
+
+def test_its_files_hold_to_their_schema(built: Built) -> None:
+    folder = built.home / "evaluation-phantoms"
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "docs" / "summary.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(summary, schema)
+    assert summary["phantoms"] is True
+    assert summary["n_cases"] == len(built.cases.where(role="test"))
+    assert summary["novelty"]["auroc_vs_known"] > 0.8
+    assert "hantoms" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def stored(home: Path) -> dict[str, str]:
+    """Digests of all but the log of interrupted cases."""
+    digests = tree_digest(home)
+    return {name: d for name, d in digests.items() if not name.startswith("checkpoints.")}
+
+
+def test_a_second_run_makes_nothing_again(built: Built) -> None:
+    before = stored(built.home)
+    started = time.perf_counter()
+    result = call(built.home, *DEMO)
+    seconds = time.perf_counter() - started
+    assert "reused" in result.output
+    assert seconds < built.seconds / 2
+    assert stored(built.home) == before
+
+
+def record_of(built: Built, *arguments: str | Path) -> CaseRecord:
+    return CaseRecord.model_validate_json(call(built.home, "route", *arguments, "--json").stdout)
+
+
+@pytest.mark.parametrize("tier", ["common", "rare"])
+def test_a_known_case_is_answered(built: Built, tier: str) -> None:
+    image = built.one(role="train", tier=tier)
+    record = record_of(built, image)
+    assert record.outcome.status == Status.ANSWERED
+    assert record.outcome.answer in record.options
+    specialist = (record.outcome.reader or "").startswith("specialist-")
+    assert specialist == (tier == "common")
+    assert record.outcome.reasons
+    assert record.neighbours[0].case.startswith("phantom-")
+    assert str(image.parent) not in record.model_dump_json()
+
+
+def test_a_case_unlike_any_goes_to_a_person_with_a_provisional_answer(built: Built) -> None:
+    record = record_of(built, built.one(role="test", tier="novel"), "--options", "sinus|other")
+    assert record.outcome.status == Status.NEEDS_REVIEW
+    assert record.outcome.answer is None
+    assert record.outcome.provisional in {"sinus", "other"}
+    assert record.familiarity is not None
+    assert record.familiarity.p_value <= record.familiarity.alpha
+
+
+def test_the_explanation_is_for_people(built: Built) -> None:
+    text = call(built.home, "route", built.one(role="test", tier="common")).stdout
+    assert "not a medical device" in " ".join(text.split())
+    for part in ("ANSWERED", "why", "modality", "seen?", "nearest", "what if", "phantom_"):
+        assert part in text
+
+
+def test_images_that_cannot_be_used(built: Built, tmp_path: Path) -> None:
+    whole = built.one(role="test", tier="common").read_bytes()
+    for name, raw in (("cut.png", whole[:-2000]), ("empty.png", b""), ("text.png", b"hello")):
+        path = tmp_path / name
+        path.write_bytes(raw)
+        error = fails(built.home, "route", path)
+        assert isinstance(error, ImageError)
+        assert error.exit_code == 2
+        assert name not in str(error)
+
+
+def test_a_case_whose_image_is_missing_is_one_failed_case(built: Built, tmp_path: Path) -> None:
+    rows = [
+        {"image": str(c.image), "label": c.label, "task": c.task, "options": list(c.options)}
+        | {"modality": c.modality, "tier": c.tier, "role": "test", "id": c.id}
+        for c in built.cases.take(built.cases.where(role="test"))
+    ]
+    rows[0]["image"] = "gone.png"
+    manifest = tmp_path / "some.jsonl"
+    manifest.write_text("\n".join(json.dumps(r) for r in rows))
+    out = tmp_path / "out"
+    result = call(
+        built.home, "eval", "run", "--cases", manifest, "--out", out, "--replicates", "100"
+    )
+    assert result.exit_code == 0, result.output
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert summary["n_cases"] == len(rows)
+    assert summary["cases"]["n_failed"] == 1
+
+
+def test_nothing_built_names_the_next_command(built: Built, tmp_path: Path) -> None:
+    image = built.one(role="test", tier="common")
+    assert call(tmp_path, "config", "init").exit_code == 0
+    error = fails(tmp_path, "route", image)
+    assert isinstance(error, NotBuilt)
+    assert "curbside build" in error.hint or "make demo" in error.hint
+
+
+def test_a_damaged_index_is_refused(built: Built, tmp_path: Path) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(built.home, home)
+    image = built.one(role="test", tier="common")
+    largest = max((home / "index").rglob("*"), key=lambda p: p.stat().st_size)
+    raw = bytearray(largest.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    largest.write_bytes(raw)
+    error = fails(home, "route", image)
+    assert isinstance(error, UserError)
+    assert error.code == "index-corrupt"
+    assert error.hint
