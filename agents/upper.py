@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from curbside.agents.trunk import FIRST_TUNED
-from curbside.indexes.lite0 import UpperBlocks
+from curbside.indexes.lite0 import UpperBlocks, upper_state
 from curbside.progress import Advance
 
 __all__ = [
@@ -54,7 +55,15 @@ class Recipe:
 
 def upper_blocks() -> UpperBlocks:
     """Blocks ``FIRST_TUNED`` and above with the published weights, laid out for speed."""
-    return channels_last(UpperBlocks.pretrained(FIRST_TUNED))
+    network = UpperBlocks(FIRST_TUNED)
+    network.load_state_dict(_published())
+    return channels_last(network.eval())
+
+
+@cache
+def _published() -> dict[str, Tensor]:
+    """Checked and folded once for a process, not once for each agent of a fleet."""
+    return upper_state(FIRST_TUNED)
 
 
 def top_block() -> UpperBlocks:

@@ -1,0 +1,126 @@
+"""Inputs that agents share: computed once, the same alone as among others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from curbside.agents.cost import metered
+from curbside.agents.trunk import Inputs, Trunk
+from curbside.agents.upper import CHUNK, Recipe, features_of, fine_tune, steps_of, upper_blocks
+from curbside.study import Study
+
+
+def same(a: Inputs, b: Inputs) -> bool:
+    return all(
+        np.array_equal(getattr(a, f), getattr(b, f)) for f in ("pooled", "statistics", "grid")
+    )
+
+
+def test_shapes_and_order(world: Any) -> None:
+    trunk = Trunk(world.source)
+    studies = world.cases.studies()[:70]
+    inputs, failures = trunk.of(studies)
+    assert failures == {}
+    assert len(inputs) == 70
+    assert inputs.pooled.shape == (70, 1280)
+    assert inputs.statistics.shape == (70, 992)
+    assert inputs.grid.shape == (70, 192, 7, 7)
+    assert inputs.fixed.shape == (70, 2272)
+    assert (inputs.pooled.dtype, inputs.grid.dtype) == (np.float32, np.float16)
+    assert same(inputs, trunk.from_features(world.features, np.arange(70)))
+    order = np.random.default_rng(0).permutation(70)
+    fresh, _ = Trunk(world.source).of([studies[i] for i in order])
+    assert same(fresh, inputs.take(order))
+
+
+def test_equal_images_and_failures(world: Any) -> None:
+    trunk = Trunk(world.source)
+    good = world.cases.studies()[0]
+    bad = Study.from_image(b"", id="bad")
+    inputs, failures = trunk.of([good, bad, good])
+    assert set(failures) == {1}
+    assert failures[1].reason == "empty"
+    assert same(inputs.take(slice(0, 1)), inputs.take(slice(2, 3)))
+    assert not inputs.fixed[1].any()
+    nothing, none = trunk.of([])
+    assert (len(nothing), none) == (0, {})
+    only, one = trunk.of([bad])
+    assert (len(only), set(one)) == (1, {0})
+
+
+def test_few_are_kept_and_none_is_computed_twice(world: Any, monkeypatch: Any) -> None:
+    trunk = Trunk(world.source, memory=3)
+    computed: list[int] = []
+    compute = trunk.from_features
+
+    def counting(features: Any, rows: Any) -> Inputs:
+        computed.append(len(rows))
+        return compute(features, rows)
+
+    monkeypatch.setattr(trunk, "from_features", counting)
+    studies = world.cases.studies()[:5]
+    first, _ = trunk.of(studies)
+    assert sum(computed) == 5
+    assert len(trunk._kept) == 3
+    trunk.of(studies[2:])
+    assert sum(computed) == 5
+    again, _ = trunk.of(studies)
+    assert sum(computed) == 7
+    assert same(first, again)
+
+
+def test_a_row_is_the_same_in_any_batch(world: Any) -> None:
+    inputs, _ = Trunk(world.source).of(world.cases.studies()[: 2 * CHUNK + 3])
+    network = upper_blocks()
+    whole = features_of(network, inputs.grid)
+    alone = [features_of(network, inputs.grid[i : i + 1]) for i in range(len(inputs))]
+    np.testing.assert_array_equal(whole, np.concatenate(alone))
+    # and without an adapter it is what the encoder says, but for half-precision grids
+    np.testing.assert_allclose(whole, inputs.pooled, atol=0.05)
+
+
+def test_any_number_of_steps_can_be_trained() -> None:
+    """One cycle of the learning rate over one step, and over the five that torch trips on."""
+    grid = np.random.default_rng(0).normal(size=(3, 192, 7, 7)).astype(np.float16)
+    for epochs in (1, 2, 3, 4, 5, 6, 10):
+        import torch
+
+        network, head = upper_blocks(), torch.nn.Linear(1280, 1)
+        recipe = Recipe(epochs, 4, 1e-3, 1e-3, 0.0, 0.0)
+        steps: list[int] = []
+        before = grid.copy()
+        fine_tune(
+            network,
+            head,
+            grid,
+            lambda f, _, head=head: head(f).square().mean(),  # type: ignore[misc]
+            recipe,
+            seed=0,
+            advance=steps.append,
+        )
+        assert sum(steps) == steps_of(3, recipe) == epochs
+        np.testing.assert_array_equal(grid, before)  # flips are of a copy
+        assert not network.training
+
+
+def test_cost_is_measured() -> None:
+    with metered() as meter:
+        block = np.ones(40 * 2**20 // 8)
+        assert block.sum() > 0
+    assert 0 < meter.seconds < 5
+    assert meter.peak_mib > 40
+
+
+def test_cost_without_proc(monkeypatch: Any) -> None:
+    from pathlib import Path
+
+    def none(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", none)
+    monkeypatch.setattr(Path, "write_text", none)
+    with metered() as meter:
+        pass
+    assert meter.peak_mib > 10
