@@ -23,7 +23,7 @@ from curbside.progress import bar
 from curbside.storage import new_folder
 from curbside.study import content_hash
 
-__all__ = ["COUNTS", "FAINTNESS", "GROUP_COLUMN", "SOURCE", "TIER", "write_phantoms"]
+__all__ = ["COUNTS", "FAINTNESS", "GROUP_COLUMN", "SOURCE", "TIER", "plan", "write_phantoms"]
 
 #: What stands in the manifest's ``source``.
 SOURCE = "phantom"
@@ -90,10 +90,10 @@ def write_phantoms(folder: Path, *, seed: int = 0, scale: float = 1.0) -> Path:
     Raises:
         StorageError: the disk is full or read-only; what was there is unchanged.
     """
-    plan = list(_plan(scale))
-    with new_folder(folder) as temporary, bar("drawing phantoms", len(plan)) as advance:
+    wanted = list(plan(scale))
+    with new_folder(folder) as temporary, bar("drawing phantoms", len(wanted)) as advance:
         rows = []
-        for modality, role, label, number in plan:
+        for modality, role, label, number in wanted:
             row, picture = _case(modality, role, label, number, seed)
             path = temporary / row.image
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +109,8 @@ def write_phantoms(folder: Path, *, seed: int = 0, scale: float = 1.0) -> Path:
     return folder / "manifest.csv"
 
 
-def _plan(scale: float) -> Iterator[tuple[str, str, str, int]]:
-    """Modality, role, label and running number of every picture."""
+def plan(scale: float = 1.0) -> Iterator[tuple[str, str, str, int]]:
+    """Modality, role, label and running number of every picture that is drawn at a scale."""
     for modality, labels in TASKS.items():
         tier = TIER[modality]
         for role, count in COUNTS[tier].items():
