@@ -31,7 +31,7 @@ def route(
 ) -> None:
     """Route one image: who reads it, what they say, and why; or why a person must.
 
-    Without options and task, the commonest task of the recognised modality is asked.
+    Without options and task, the task that the nearest training cases belong to is asked.
     """
     from curbside.config import load_config, load_policy
     from curbside.errors import ImageError, UserError
