@@ -1,33 +1,39 @@
 # The two commands are `make demo` and `make test`; both make their own environment.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.ONESHELL:
 .DELETE_ON_ERROR:
 .PHONY: demo test benchmark lint docs lock clean-env help
 
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready-$(shell cat requirements.txt requirements-dev.txt pyproject.toml | sha256sum | cut -c1-16)
+# Named by what was installed, so that a second run has nothing to do.
+READY := $(VENV)/.ready-$(shell cat requirements.txt requirements-dev.txt pyproject.toml | cksum | tr ' ' '-')
+PIP := $(BIN)/python -m pip install --quiet --no-deps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo       build everything, route the test cases, evaluate, print the verdict"
 	@echo "make test       lint, types, tests, coverage by folder"
 	@echo "make benchmark  the whole protocol: 5 draws and seeds (over an hour)"
-	@echo "make lint | docs | lock | clean-env"
+	@echo "make lint       ruff, mypy, the import floors"
+	@echo "make docs       write the generated reference again"
+	@echo "make lock       write requirements*.txt from what is installed"
+	@echo "make clean-env  remove the environment"
 
+# One shell command a line, with no .ONESHELL: make 3.81, which macOS ships, does not know it.
 $(READY):
-	@python=$$(command -v python3.11 || command -v python3 || true)
-	if [ -z "$$python" ] || ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-	  echo "curbside needs Python 3.11 or later; found: $${python:-none}" >&2; exit 2; fi
+	@set -eu; python=$$(command -v python3.11 || command -v python3 || true); \
+	if [ -z "$$python" ] || ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	  echo "error: curbside needs Python 3.11 or later; found: $${python:-no python3}" >&2; \
+	  echo "  next: install Python 3.11 so that python3.11 is on the PATH, then run make again" >&2; \
+	  exit 2; \
+	fi; \
 	if [ ! -x $(BIN)/python ]; then "$$python" -m venv $(VENV); fi
-	echo "installing pinned requirements into $(VENV) (once, some minutes)"
-	rm -f $(VENV)/.ready-*
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements.txt -r requirements-dev.txt 2> $(VENV)/install.log \
-	  || { cat $(VENV)/install.log >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . 2>> $(VENV)/install.log \
-	  || { cat $(VENV)/install.log >&2; exit 1; }
-	touch $@
+	@echo "installing pinned requirements into $(VENV) (once, some minutes)"
+	@rm -f $(VENV)/.ready-*
+	@$(PIP) -r requirements.txt -r requirements-dev.txt 2> $(VENV)/install.log || { cat $(VENV)/install.log >&2; exit 1; }
+	@$(PIP) --no-build-isolation -e . 2>> $(VENV)/install.log || { cat $(VENV)/install.log >&2; exit 1; }
+	@touch $@
 
 demo: $(READY)
 	@$(BIN)/curbside demo
@@ -37,14 +43,14 @@ benchmark: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@said=$$($(BIN)/lint-imports --no-cache) && echo "import floors kept" || { echo "$$said"; exit 1; }
 
 test: lint
 	@rm -f .coverage
-	$(BIN)/python -m pytest -q -m "not gpu and not weights" --cov --cov-report= --durations=10
-	$(BIN)/python tests/coverage_floor.py
+	@$(BIN)/python -m pytest -q -m "not gpu and not weights" --cov --cov-report= --durations=10
+	@$(BIN)/python tests/coverage_floor.py
 
 docs: $(READY)
 	@$(BIN)/python docs/generate.py
