@@ -8,6 +8,7 @@ the line.  The JSON Schema in ``docs/curbside.schema.json`` is generated from he
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -214,14 +215,30 @@ def _load(model: type[_Model], path: Path) -> _Model:
         data = yaml.safe_load(text)
     except yaml.YAMLError as e:
         raise ConfigError(f"{path} is not YAML: {e}") from e
+    problems = list(_given_twice(node, ""))
     try:
-        return model.model_validate(data if data is not None else {})
+        found = model.model_validate(data if data is not None else {})
     except ValidationError as e:
-        problems = [_explain(model, node, err) for err in e.errors(include_url=False)]
+        problems += [_explain(model, node, err) for err in e.errors(include_url=False)]
+    if problems:
         raise ConfigError(
             f"{path} has {len(problems)} problem(s):\n  " + "\n  ".join(problems),
             hint=f"edit it, then: curbside config check {path}",
-        ) from None
+        )
+    return found
+
+
+def _given_twice(node: Any, parent: str) -> Iterator[str]:
+    """YAML would silently take the last of two equal keys."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    first: dict[str, int] = {}
+    for key, value in node.value:
+        line, name = key.start_mark.line + 1, f"{parent}{key.value}"
+        if key.value in first:
+            yield f"line {line}: '{name}' is given twice, first on line {first[key.value]}"
+        first.setdefault(key.value, line)
+        yield from _given_twice(value, f"{name}.")
 
 
 def _explain(model: type[BaseModel], node: Any, err: Any) -> str:

@@ -80,6 +80,11 @@ def test_the_digest_is_of_every_value() -> None:
         ),
         ("policy:\n  kind: best\n", ["line 1", "'tier', 'competence', 'cascade'"]),
         ("policy:\n  alpha: 0.1\n", ["line 1", "policy", "kind"]),
+        (
+            "index:\n  neighbours: 3\n  neighbours: 4\n",
+            ["line 3", "'index.neighbours' is given twice, first on line 2"],
+        ),
+        ("index: {}\nfleet: {}\nindex: {}\n", ["line 3", "'index' is given twice"]),
         ("- 1\n", ["line 1"]),
         ("index: 3\n", ["line 1", "index = 3"]),
     ],
