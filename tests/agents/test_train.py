@@ -17,6 +17,8 @@ import torch
 
 from curbside.agents import train as train_module
 from curbside.agents.fleet import AGENT_FILE, FLEET_FILE, Fleet
+from curbside.agents.heads import Blend
+from curbside.agents.stored import reader_files
 from curbside.agents.train import train_fleet
 from curbside.agents.upper import Recipe
 from curbside.cases import Cases
@@ -125,9 +127,11 @@ def test_files_are_tensors_and_json_alone(world: Any) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(world: Any, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    before = torch.random.get_rng_state()
-    assert tuple(world.train(again)) == tuple(n for n in NAMES if n != "generalist-full-b")
-    assert torch.equal(torch.random.get_rng_state(), before), "the caller's stream was used"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)  # what the caller drew before must not matter
+        before = torch.random.get_rng_state()
+        assert tuple(world.train(again)) == tuple(n for n in NAMES if n != "generalist-full-b")
+        assert torch.equal(torch.random.get_rng_state(), before), "the caller's stream was used"
     first = {k: v for k, v in tensors(world.folder).items() if "full-b" not in k}
     assert tensors(again) == first
     whole = world.load().agents
@@ -159,6 +163,32 @@ def rewrite(folder: Path, name: str, body: dict[str, Any]) -> None:
         if a["name"] == name:
             a["sha256"] = file_digest(path)
     (folder / FLEET_FILE).write_text(json.dumps(record))
+
+
+def test_the_blend_is_fitted_on_tune_cases_of_what_the_agent_reads(
+    world: Any, fleet: Fleet
+) -> None:
+    for name, modality in (("specialist-discs", "discs"), ("linear-full", None)):
+        agent: Any = fleet.agents[name]
+        tune = world.cases.take(world.cases.where(role="tune", modality=modality))
+        inputs, _ = agent._trunk.of(tune.studies())
+        questions = [s.question for s in tune.studies()]
+        found = []
+        for (a, b), c in zip(agent.reader.opinions(inputs, questions), tune, strict=True):
+            uniform = np.full(len(c.options), 1 / len(c.options), np.float32)
+            found.append((uniform if a is None else a, b, c.options.index(c.label)))
+        fitted = Blend.fit(found)
+        assert agent.reader.blend.frozen == pytest.approx(fitted.frozen, rel=1e-3)
+        assert agent.reader.blend.adapted == pytest.approx(fitted.adapted, rel=1e-3)
+        assert agent.reader.blend.frozen != Blend().frozen
+
+
+def test_what_is_reported_on_trains_nothing(world: Any, copy: Path) -> None:
+    """Cases of role test, or of none, are in no agent: without them nothing is built again."""
+    rest = world.cases.take(world.cases.where(role=("train", "tune")))
+    assert world.train(copy, cases=rest, twin=True) == []
+    extra = [dataclasses.replace(c, role=None) for c in world.cases if c.role == "test"]
+    assert world.train(copy, cases=Cases([*rest, *extra], rest.path), twin=True) == []
 
 
 def test_twins_differ(world: Any) -> None:
@@ -208,6 +238,18 @@ def test_full_disk(world: Any, copy: Path) -> None:
     assert "space" in e.value.hint
     assert tree_digest(copy) == before
     assert world.load(copy).names == NAMES
+
+
+@pytest.mark.parametrize("name", ["specialist-discs", "generalist-full", "linear-full"])
+@pytest.mark.parametrize("size", [1_000, 300_000])
+def test_full_disk_is_an_os_error_in_any_file(
+    fleet: Fleet, tmp_path: Path, name: str, size: int
+) -> None:
+    agent: Any = fleet.agents[name]
+    if name == "linear-full" and size > 1_000:
+        size = 20_000  # its only file is smaller
+    with files_of_at_most(size), pytest.raises(OSError, match="too large"):
+        reader_files(agent.reader, tmp_path)
 
 
 def test_full_disk_at_the_very_last_file(

@@ -81,6 +81,24 @@ def test_a_row_is_the_same_in_any_batch(world: Any) -> None:
     np.testing.assert_allclose(whole, inputs.pooled, atol=0.05)
 
 
+def test_the_network_sees_always_as_many_rows() -> None:
+    """Kernels may round differently by the size of a batch, so there is but one size."""
+    import torch
+
+    seen: list[int] = []
+
+    class Seeing(torch.nn.Module):
+        def forward(self, grid: torch.Tensor) -> torch.Tensor:
+            seen.append(len(grid))
+            return grid.mean((2, 3)).repeat(1, 7)[:, :1280]
+
+    grid = np.random.default_rng(0).normal(size=(CHUNK + 3, 192, 7, 7)).astype(np.float16)
+    out = features_of(Seeing(), grid)
+    assert seen == [CHUNK, CHUNK]
+    np.testing.assert_allclose(out[:, :192], grid.astype(np.float32).mean((2, 3)), atol=1e-6)
+    assert features_of(Seeing(), grid[:0]).shape == (0, 1280)
+
+
 def test_any_number_of_steps_can_be_trained() -> None:
     """One cycle of the learning rate over one step, and over the five that torch trips on."""
     grid = np.random.default_rng(0).normal(size=(3, 192, 7, 7)).astype(np.float16)
