@@ -1,0 +1,207 @@
+"""What every shipped policy must keep, whatever the assessments and whatever agents do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curbside.assessments import Assessments
+from curbside.config import CascadePolicy, CompetencePolicy, TierPolicy
+from curbside.errors import InternalError
+from curbside.responses import ResponseStatus
+from curbside.router.policies import REASONS, make_policy
+from curbside.router.policy import Decisions, Policy, Responses, run
+
+AGENTS = ("a", "b", "g")
+KINDS = (TierPolicy, CompetencePolicy, CascadePolicy)
+
+
+def world(seed: int, n: int) -> tuple[Assessments, Responses]:
+    rng = np.random.default_rng(seed)
+    a = len(AGENTS)
+    competence = rng.random((n, a)).astype(np.float32)
+    competence[rng.random((n, a)) < 0.3] = np.nan
+    facts = Assessments(
+        modalities=("x", "y", "z"),
+        agents=AGENTS,
+        strata=("all",),
+        posterior=rng.dirichlet(np.ones(3), n).astype(np.float32),
+        novelty=rng.random(n),
+        p_value=rng.random(n),
+        stratum=np.zeros(n, np.int16),
+        stratum_n=np.full(n, 50, np.int32),
+        support=rng.integers(0, 200, n).astype(np.int32),
+        specialist=rng.integers(-1, 2, n).astype(np.int16),
+        neighbours=np.zeros((n, 2), np.int64),
+        similarity=np.ones((n, 2), np.float32),
+        tag_disagreement=np.zeros(n, bool),
+        competence=competence,
+        competence_low=competence,
+        competence_high=competence,
+        competence_support=np.ones((n, a), np.float32),
+    )
+    status = rng.choice([1, 1, 1, 2, 3], (n, a)).astype(np.int8)
+    read = status == ResponseStatus.READ
+    confidence = np.where(read, rng.random((n, a)), np.nan).astype(np.float32)
+    choice = np.where(read, rng.integers(0, 2, (n, a)), -1).astype(np.int16)
+    return facts, Responses(AGENTS, status, confidence, choice)
+
+
+def decide(policy: Policy, facts: Assessments, truth: Responses) -> Decisions:
+    """Run the loop; every agent says what ``truth`` has, and nobody is asked twice."""
+    seen = np.zeros(truth.status.shape, bool)
+
+    def ask(rows: np.ndarray, wanted: np.ndarray) -> Responses:
+        assert not (seen[rows] & wanted).any()
+        seen[rows] |= wanted
+        picked = truth.take(rows)
+        return Responses(
+            AGENTS,
+            np.where(wanted, picked.status, 0).astype(np.int8),
+            np.where(wanted, picked.confidence, np.nan).astype(np.float32),
+            np.where(wanted, picked.choice, -1).astype(np.int16),
+        )
+
+    return run(policy, facts, AGENTS, ask)
+
+
+def policy_of(kind: type, **values: float) -> Policy:
+    return make_policy(kind(**values), agents=AGENTS, generalist="g", costs={"g": 2.0})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), alpha=st.floats(0.01, 0.9), floor=st.floats(0, 1))
+def test_novel_cases_are_never_answered(kind: type, seed: int, alpha: float, floor: float) -> None:
+    facts, truth = world(seed, 40)
+    done = decide(policy_of(kind, alpha=alpha, floor=floor), facts, truth)
+    assert not done.answered[facts.p_value <= alpha].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_without_gate_and_floor_all_are_answered_that_anyone_asked_could_read(
+    kind: type, seed: int
+) -> None:
+    facts, truth = world(seed, 40)
+    done = decide(policy_of(kind, alpha=0, floor=0), facts, truth)
+    could = (done.asked & (truth.status == ResponseStatus.READ)).any(axis=1)
+    assert (done.answered == could).all()
+    assert (done.weights.sum(axis=1) == could).all()
+    # whoever has no specialist has the generalist alone; the others both before giving up
+    gave_up = ~done.answered
+    both = done.asked[:, 2] & ((facts.specialist < 0) | done.asked.sum(axis=1).astype(bool))
+    assert both[gave_up].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_case_ends_the_same_alone_in_a_batch_and_in_any_order(kind: type, seed: int) -> None:
+    facts, truth = world(seed, 12)
+    policy = policy_of(kind, alpha=0.2, floor=0.3)
+    together = decide(policy, facts, truth)
+    order = np.random.default_rng(seed).permutation(12)
+    shuffled = decide(policy, facts.take(order), truth.take(order))
+    for name in ("answered", "weights", "asked", "reason"):
+        assert (getattr(together, name)[order] == getattr(shuffled, name)).all()
+    for i in range(12):
+        one = np.array([i])
+        alone = decide(policy, facts.take(one), truth.take(one))
+        for name in ("answered", "weights", "asked", "reason"):
+            assert (getattr(alone, name)[0] == getattr(together, name)[i]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_answer_comes_from_an_agent_that_read(kind: type) -> None:
+    facts, truth = world(3, 500)
+    done = decide(policy_of(kind, alpha=0.1, floor=0.2), facts, truth)
+    used = done.weights > 0
+    assert (truth.status[used] == ResponseStatus.READ).all()
+    assert (done.asked[used]).all()
+    assert used.sum(axis=1).max() == 1
+
+
+def tier_world() -> tuple[Assessments, Responses]:
+    facts, _ = world(0, 4)
+    facts = replace(
+        facts,
+        p_value=np.array([0.5, 0.5, 0.01, 0.5]),
+        support=np.array([150, 10, 150, 150], np.int32),
+        specialist=np.array([0, 1, 0, -1], np.int16),
+    )
+    status = np.ones((4, 3), np.int8)
+    confidence = np.full((4, 3), 0.6, np.float32)
+    confidence[:, 2] = 0.9
+    choice = np.zeros((4, 3), np.int16)
+    return facts, Responses(AGENTS, status, confidence, choice)
+
+
+def test_tier_sends_common_to_its_specialist_rare_to_the_generalist_novel_to_a_person() -> None:
+    facts, truth = tier_world()
+    done = decide(policy_of(TierPolicy), facts, truth)
+    assert done.answered.tolist() == [True, True, False, True]
+    assert done.weights.argmax(axis=1).tolist() == [0, 2, 2, 2]
+    codes = [REASONS[i] for i in done.reason]
+    assert codes == ["specialist", "rare", "novel", "no_specialist"]
+
+
+def test_a_failed_specialist_is_replaced_and_a_low_reading_is_held() -> None:
+    facts, truth = tier_world()
+    truth.status[0, 0] = ResponseStatus.FAILED
+    done = decide(policy_of(TierPolicy), facts, truth)
+    assert done.weights[0].tolist() == [0, 0, 1]
+    assert REASONS[done.reason[0]] == "fallback"
+    held = decide(policy_of(TierPolicy, floor=0.95), facts, truth)
+    assert not held.answered.any()
+    assert REASONS[held.reason[1]] == "below_floor"
+    assert held.weights[1, 2] == 1  # provisional
+
+
+def test_nobody_reads_and_a_person_is_asked_without_a_provisional_reading() -> None:
+    facts, truth = tier_world()
+    truth.status[:] = ResponseStatus.ABSTAINED
+    done = decide(policy_of(TierPolicy), facts, truth)
+    assert not done.answered.any() and not done.weights.any()
+    assert REASONS[done.reason[0]] == "no_reading"
+
+
+def test_cascade_asks_the_second_only_when_unsure_and_takes_the_surer() -> None:
+    facts, truth = tier_world()
+    sure = decide(policy_of(CascadePolicy, escalate_below=0.5), facts, truth)
+    assert sure.asked[0].tolist() == [True, False, False]
+    assert REASONS[sure.reason[0]] == "sure_enough"
+    unsure = decide(policy_of(CascadePolicy, escalate_below=0.7), facts, truth)
+    assert unsure.asked[0].tolist() == [True, False, True]
+    assert unsure.weights[0].tolist() == [0, 0, 1]
+    assert REASONS[unsure.reason[0]] == "escalated"
+    truth.choice[0, 2] = 1
+    assert REASONS[decide(policy_of(CascadePolicy), facts, truth).reason[0]] == "disagreement"
+
+
+def test_competence_takes_who_is_likelier_right_and_counts_cost() -> None:
+    facts, truth = tier_world()
+    known = np.full((4, 3), 0.5, np.float32)
+    known[:, 2] = 0.6
+    facts = replace(facts, competence=known)
+    free = decide(policy_of(CompetencePolicy), facts, truth)
+    assert free.weights[0].argmax() == 2
+    dear = decide(policy_of(CompetencePolicy, cost_weight=0.2), facts, truth)
+    assert dear.weights[0].argmax() == 0
+    held = decide(policy_of(CompetencePolicy, floor=0.7), facts, truth)
+    assert not held.answered.any()
+    assert REASONS[held.reason[0]] == "below_floor"
+    nothing = replace(facts, competence=np.full((4, 3), np.nan, np.float32))
+    by_tier = decide(policy_of(CompetencePolicy), nothing, truth)
+    assert REASONS[by_tier.reason[0]] == "competence_unknown"
+    assert by_tier.weights.argmax(axis=1).tolist() == [0, 2, 2, 2]
+
+
+def test_a_generalist_that_is_no_agent_is_a_bug() -> None:
+    with pytest.raises(InternalError, match="none of"):
+        make_policy(TierPolicy(), agents=AGENTS, generalist="nobody")

@@ -1,0 +1,206 @@
+"""The graph at work over fakes: routes, records, waiting cases, and what is never stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests_router_world import TASKS, World, make_world, picture, strange
+
+from curbside.config import CascadePolicy, CompetencePolicy, TierPolicy
+from curbside.errors import UserError
+from curbside.readings import CaseRecord, Status, Tier
+from curbside.router.desk import RouterDesk
+from curbside.router.explain import render
+from curbside.study import Question, Study
+
+
+def study(modality: str, task: str, *, seed: int = 5000, id: str = "case") -> Study:
+    question = Question(options=TASKS[task], task=task)
+    return Study.from_image(picture(modality, 0, seed), question=question, id=id)
+
+
+def plain(record: CaseRecord) -> Any:
+    """A record without clocks."""
+    body = record.to_json()
+    for name in ("received_at", "decided_at"):
+        body.pop(name)
+    for response in body["responses"]:
+        response.pop("latency_ms", None)
+    return body
+
+
+def test_a_common_case_goes_to_its_specialist(world: World, tmp_path: Path) -> None:
+    record = world.router(tmp_path).read(study("xray", "bones"))
+    assert record.outcome.status is Status.ANSWERED
+    assert record.outcome.reader == "specialist-xray"
+    assert record.outcome.answer == "intact"
+    assert record.tier is Tier.COMMON
+    assert record.familiarity is not None and record.familiarity.p_value > 0.05
+    assert world.asked == ["specialist-xray"]
+    assert record.outcome.reasons[0].code == "specialist"
+    assert {n.modality for n in record.neighbours} == {"xray"}
+
+
+def test_a_modality_without_specialist_goes_to_the_generalist(world: World, tmp_path: Path) -> None:
+    record = world.router(tmp_path).read(study("photo", "skin"))
+    assert record.outcome.reader == "generalist"
+    assert record.tier is Tier.RARE
+
+
+def test_the_never_seen_waits_for_a_person_over_processes(world: World, tmp_path: Path) -> None:
+    odd = Study.from_image(strange(), question=Question(options=("yes", "no")), id="odd")
+    first = world.router(tmp_path).read(odd)
+    assert first.outcome.status is Status.NEEDS_REVIEW
+    assert first.tier is Tier.NOVEL
+    assert first.outcome.answer is None
+    assert first.outcome.provisional == "yes"
+    later = world.router(tmp_path)
+    assert [r.case for r in later.pending()] == ["odd"]
+    with pytest.raises(UserError, match="yes, no"):
+        later.review("odd", "perhaps")
+    assert [r.case for r in later.pending()] == ["odd"]
+    final = later.review("odd", "no", reader="dr-1")
+    assert final.outcome.status is Status.ANSWERED
+    assert (final.outcome.answer, final.outcome.reader) == ("no", "dr-1")
+    assert later.pending() == []
+    with pytest.raises(UserError, match="does not wait"):
+        later.review("odd", "no")
+
+
+def test_what_is_stored_holds_no_pixel_and_no_path(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "JANE_DOE"
+    folder.mkdir()
+    image = folder / "jane_doe_1970.png"
+    raw = strange(3)
+    image.write_bytes(raw)
+    router = world.router(tmp_path / "home")
+    record = router.read(Study.from_image(image, question=Question(options=("yes", "no"))))
+    assert record.outcome.status is Status.NEEDS_REVIEW
+    stored = b"".join(p.read_bytes() for p in (tmp_path / "home").rglob("*") if p.is_file())
+    assert record.case.encode() in stored
+    assert b"jane_doe" not in stored.lower()
+    assert raw[60:90] not in stored
+    assert "jane" not in render(record).lower() + str(record.to_json()).lower()
+
+
+@pytest.mark.parametrize("policy", [TierPolicy(minimum_support=20), CompetencePolicy()])
+def test_a_batch_gives_the_records_of_single_studies(
+    world: World, tmp_path: Path, policy: Any
+) -> None:
+    studies = [
+        study("xray", "bones", id="1"),
+        study("ct", "lungs", id="2"),
+        study("photo", "skin", id="3"),
+        Study.from_image(strange(1), question=Question(options=("a", "b")), id="4"),
+        Study.from_image(b"", id="5"),
+    ]
+    router = world.router(tmp_path, policy)
+    together = [plain(r) for r in router.read_batch(studies)]
+    assert together == [plain(router.read(s)) for s in studies]
+    planned = [plain(r) for r in router.decide_batch(studies)]
+    assert planned == [plain(router.decide(s)) for s in studies]
+
+
+def test_the_cascade_walks_the_graph_twice_and_replays_the_same(tmp_path: Path) -> None:
+    world = make_world({"specialist-xray": lambda q: [0.55, 0.45], "generalist": lambda q: [0, 1]})
+    router = world.router(tmp_path, CascadePolicy(minimum_support=20))
+    record = router.read(study("xray", "bones"))
+    assert record.outcome.route == ("specialist-xray", "generalist")
+    assert record.outcome.answer == "broken"
+    assert record.outcome.dissent == ("specialist-xray: intact (0.55)",)
+    assert plain(router.read_batch([study("xray", "bones")])[0]) == plain(record)
+
+
+def test_a_failed_specialist_is_in_the_record_and_another_reads(tmp_path: Path) -> None:
+    def broken(_: Any) -> Any:
+        raise RuntimeError("jane doe")
+
+    world = make_world({"specialist-xray": broken})
+    record = world.router(tmp_path).read(study("xray", "bones"))
+    assert record.outcome.reader == "generalist"
+    assert [r.code for r in record.outcome.reasons] == ["fallback", "failure"]
+    assert "jane" not in render(record)
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "code"),
+    [
+        (b"", Status.NOT_ANALYSED, "image_empty"),
+        (b"not an image", Status.NOT_ANALYSED, "image_wrong_type"),
+        (picture("xray", 0, 1)[:200], Status.NOT_ANALYSED, None),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_never_an_answer(
+    world: World, tmp_path: Path, raw: bytes, status: Status, code: str | None
+) -> None:
+    record = world.router(tmp_path).read(Study.from_image(raw, id="bad"))
+    assert record.outcome.status is status
+    assert record.outcome.answer is None and record.outcome.provisional is None
+    assert record.outcome.reasons[0].code.startswith(code or "image_")
+    assert "says nothing about the patient" in render(record)
+    assert world.asked == []
+
+
+def test_deciding_calls_no_agent_and_reading_does_what_was_said(
+    world: World, tmp_path: Path
+) -> None:
+    router = world.router(tmp_path)
+    planned = router.decide(study("ct", "lungs"))
+    assert world.asked == []
+    assert planned.outcome.route == ("specialist-ct",)
+    assert router.read(study("ct", "lungs")).outcome.route == planned.outcome.route
+
+
+def test_without_a_question_the_task_of_the_nearest_is_asked(world: World, tmp_path: Path) -> None:
+    record = world.router(tmp_path).read(Study.from_image(picture("ct", 1, 7), id="bare"))
+    assert record.task == "lungs" and record.options == TASKS["lungs"]
+    assert "assumed_question" in [r.code for r in record.outcome.reasons]
+
+
+def test_a_node_that_dies_is_run_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(self: Any, state: Any) -> Any:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RouterDesk, "decide", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            world.router(tmp_path).read(study("xray", "bones"))
+    record = world.router(tmp_path).read(study("xray", "bones"))
+    assert record.outcome.status is Status.ANSWERED
+
+
+def test_what_is_said_to_flip_the_case_does_flip_it(world: World, tmp_path: Path) -> None:
+    case = study("xray", "bones")
+    record = world.router(tmp_path / "a").read(case)
+    changes = {c.change: c.then for c in record.outcome.counterfactuals}
+    assert len(changes) == 3
+    p = record.familiarity.p_value if record.familiarity else 1.0
+    stricter = world.router(tmp_path / "b", TierPolicy(minimum_support=20, alpha=min(p, 0.999)))
+    assert stricter.read(case).outcome.status is Status.NEEDS_REVIEW
+    floor = next(float(c.rsplit(" ", 1)[1]) for c in changes if "floor" in c)
+    held = world.router(tmp_path / "c", TierPolicy(minimum_support=20, floor=floor))
+    assert held.read(case).outcome.status is Status.NEEDS_REVIEW
+    support = record.support or 0
+    rare = world.router(tmp_path / "d", TierPolicy(minimum_support=support + 1))
+    assert rare.read(case).outcome.reader == "generalist"
+
+
+def test_two_studies_of_one_id_are_refused(world: World, tmp_path: Path) -> None:
+    router = world.router(tmp_path)
+    with pytest.raises(UserError, match="tell cases apart"):
+        router.read_batch([study("xray", "bones"), study("ct", "lungs")])
+    # and the desk is clear again
+    assert router.read(study("xray", "bones")).outcome.status is Status.ANSWERED
+
+
+def test_the_text_leads_with_the_outcome_and_the_notice_is_there(
+    world: World, tmp_path: Path
+) -> None:
+    text = render(world.router(tmp_path).read(study("xray", "bones")))
+    assert text.startswith("ANSWERED: intact")
+    assert "not a medical device" in text
+    assert "what if" in text
