@@ -38,7 +38,7 @@ __all__ = [
 FLEET_FILE = "fleet.json"
 AGENT_FILE = "agent.json"
 #: Raise when what is stored, or how it is trained, changes.
-FORMAT = 1
+FORMAT = 2
 _REBUILD = "curbside build --cases MANIFEST (or make demo) builds the fleet again"
 
 
