@@ -23,6 +23,7 @@ from curbside import __version__
 from curbside.assessments import Assessments
 from curbside.config import Config, model_digest
 from curbside.errors import NotBuilt, UserError
+from curbside.evals.assessment_file import ASSESSMENTS_FILE, Known, save_assessments
 from curbside.evals.evaluation import Result, evaluate
 from curbside.evals.frame import (
     Frame,
@@ -153,6 +154,9 @@ def run_evaluation(
         )
         trained.append(_trained(t, built, frame, base, features, asked, matrix))
         save_responses(matrix, out / _matrix_name(t, fleets))
+    # replay needs one draw: the one that serves
+    seen = Known(trained[0].test.assessments, first.specialists, first.generalist)
+    save_assessments(seen, out / ASSESSMENTS_FILE)
     result = evaluate(frame, base, trained, config, replicates=replicates, seed=seed)
     summary = summarise(
         result,

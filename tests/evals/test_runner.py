@@ -14,6 +14,7 @@ from curbside.agents.fleet import Fleet
 from curbside.cases import read_cases
 from curbside.config import Config
 from curbside.errors import ImageError, UserError
+from curbside.evals.assessment_file import load_assessments
 from curbside.evals.matrix import read_matrix
 from curbside.evals.runner import Built, TunedFleet, evaluated, run_evaluation, tune_cases
 from curbside.indexes.assess import Assessor
@@ -157,6 +158,9 @@ def test_whole_way_and_reuse(built, place, tmp_path):
     assert "one few-shot draw" in summary.notes[0]
     assert result is not None and result.fallbacks[0] in NAMES[:2]
     assert (out / "responses.parquet").is_file()
+    known = load_assessments(out)
+    assert len(known.assessments) == 72
+    assert known.serving == ("specialist-cxr", "specialist-fundus", "generalist-full")
 
     again, nothing = go(built, tuned, evaluated(cases), features, out)
     assert nothing is None
