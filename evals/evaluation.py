@@ -20,6 +20,7 @@ from curbside.evals.frame import Frame
 from curbside.evals.gates import BUDGETS, GATES, case_weights, familiarity, gate_order, gated
 from curbside.evals.metrics import METRICS, Scorer, Sums, mean_known
 from curbside.evals.novelty import NoveltyValues, answered_at, measure_novelty
+from curbside.evals.outcome_file import RunOutcomes, mean_outcomes
 from curbside.evals.protocol import (
     HYBRIDS,
     OPPONENTS,
@@ -97,6 +98,7 @@ class Result:
     replicates: int
     seed: int
     draws: tuple[int, ...]
+    outcomes: RunOutcomes
 
 
 def evaluate(
@@ -192,6 +194,12 @@ def evaluate(
         replicates=replicates,
         seed=seed,
         draws=tuple(t.seed for t in trained),
+        outcomes=RunOutcomes(
+            frame,
+            {a: mean_outcomes([d[a].outcomes for d in by_draw]) for a in by_draw[0]},
+            assessments.novelty[asked],
+            assessments.p_value[asked],
+        ),
     )
 
 

@@ -35,6 +35,7 @@ from curbside.evals.frame import (
     truths_of,
 )
 from curbside.evals.matrix import question_digest, read_matrix, save_responses
+from curbside.evals.outcome_file import OUTCOMES_FILE, save_outcomes
 from curbside.evals.protocol import Part, Trained
 from curbside.evals.schema import Summary
 from curbside.evals.summary import summarise, write_summary
@@ -171,6 +172,7 @@ def run_evaluation(
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     )
+    save_outcomes(result.outcomes, out / OUTCOMES_FILE)
     write_summary(summary, out / "summary.json")
     return summary, result
 

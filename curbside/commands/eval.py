@@ -1,4 +1,4 @@
-"""``curbside eval run``: does routing pay on these cases?"""
+"""``curbside eval``: does routing pay on these cases, and is one run better than another?"""
 
 from __future__ import annotations
 
@@ -11,12 +11,46 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``eval run`` to the command line."""
+    """Add ``eval`` to the command line."""
     evals = typer.Typer(no_args_is_help=True, help="Measure the hybrid against each model alone.")
     evals.command("run")(eval_run)
-    # a group with one command would otherwise swallow the command's name
-    evals.callback()(lambda: None)
+    evals.command("compare")(eval_compare)
     app.add_typer(evals, name="eval")
+
+
+def eval_compare(
+    a: Annotated[str, typer.Argument(help="Folder of a run, or FOLDER:ARM.")],
+    b: Annotated[str, typer.Argument(help="What it is compared with: FOLDER or FOLDER:ARM.")],
+    margin: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="Differences below this do not matter.")
+    ] = 0.02,
+    replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Also write the result as JSON.")] = None,
+) -> None:
+    """Compare two runs, or two arms, case by case: better, worse, equivalent or inconclusive.
+
+    Without an arm, the hybrid that the run put forward is compared.
+    """
+    from curbside.evals.compare import compare, lines
+    from curbside.evals.runs import open_run
+    from curbside.storage import write_text
+
+    (first, one), (second, two) = open_run(a), open_run(b)
+    found = compare(
+        first,
+        second,
+        (one, two),
+        titles=(f"{one} of {a.removesuffix(':' + one)}", f"{two} of {b.removesuffix(':' + two)}"),
+        margin=margin,
+        replicates=replicates,
+        seed=seed,
+    )
+    for line in lines(found):
+        typer.echo(line)
+    typer.echo(f"VERDICT    a is {found.verdict} (accuracy, margin {100 * margin:g} points)")
+    if out is not None:
+        write_text(out, found.model_dump_json(indent=1) + "\n")
 
 
 def eval_run(
