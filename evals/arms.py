@@ -1,9 +1,9 @@
 """The arms: who answers each case, as mixture weights over the agents of a response matrix.
 
 Each arm answers everything it can (no gate here); gates are crossed with all arms alike in
-``gates``.  Hybrids run the very policies that serve, through :func:`curbside.router.policy.run`,
-over two readers: the specialist team and a generalist.  Nothing here reads the truth but the
-oracles, which say so in their ``kind``.
+``gates``.  Hybrids run the very policies that serve, by :mod:`~curbside.evals.replay`,
+over two readers: the specialist team and a generalist.  Nothing here reads the truth but
+the oracles, which say so in their ``kind``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from curbside.assessments import Assessments
 from curbside.config import PolicyConfig
-from curbside.responses import ResponseMatrix, ResponseStatus
-from curbside.router.policy import Decisions, Policy, Responses, run
+from curbside.evals.replay import Recording, for_agents
+from curbside.responses import ResponseMatrix
 
 __all__ = [
     "Arm",
@@ -30,7 +30,6 @@ __all__ = [
     "hybrid",
     "outcomes",
     "random_like",
-    "replay",
     "single",
     "task_oracle",
     "team",
@@ -167,32 +166,6 @@ def blend(name: str, first: Arm, second: Arm) -> Arm:
     return Arm(name, "ensemble", weights, np.maximum(first.asked, second.asked))
 
 
-def replay(
-    policy: Policy,
-    assessments: Assessments,
-    matrix: ResponseMatrix,
-    agents: tuple[str, ...],
-) -> Decisions:
-    """Run a serving policy against a matrix instead of against agents; columns ``agents``."""
-    part = matrix.select(agents)
-    status = part.status
-    top = part.probabilities.argmax(axis=2) if part.probabilities.shape[2] else status * 0
-    choice = np.where(part.read, top, -1).astype(np.int16)
-    confidence = np.where(part.read, part.confidence, np.nan).astype(np.float32)
-    # an agent that was never asked cannot be replayed: it failed, as far as the policy knows
-    status = np.where(status == ResponseStatus.NOT_ASKED, ResponseStatus.FAILED, status)
-
-    def ask(rows: NDArray[np.intp], wanted: NDArray[np.bool_]) -> Responses:
-        return Responses(
-            agents,
-            np.where(wanted, status[rows], 0).astype(np.int8),
-            np.where(wanted, confidence[rows], np.nan).astype(np.float32),
-            np.where(wanted, choice[rows], -1).astype(np.int16),
-        )
-
-    return run(policy, assessments, agents, ask)
-
-
 def hybrid(
     name: str,
     config: PolicyConfig,
@@ -214,9 +187,10 @@ def hybrid(
     policy = make_policy(
         config.model_copy(update={"alpha": 0.0, "floor": 0.0}), agents=two, generalist=generalist
     )
-    decided = replay(
-        policy, _two_readers(assessments, matrix, column, two), _pair(matrix, column, two), two
+    readers = Recording.of(
+        _pair(matrix, column, two), _two_readers(assessments, matrix, column, two)
     )
+    decided = readers.decide(policy)
     g = matrix.column(generalist)
     rows = np.arange(len(matrix))
 
@@ -240,7 +214,7 @@ def served(
     from curbside.router.policies import make_policy
 
     policy = make_policy(config, agents=agents, generalist=generalist)
-    decided = replay(policy, _for_agents(assessments, agents), matrix, agents)
+    decided = Recording.of(matrix, assessments, agents).decide(policy)
     weights = np.zeros(matrix.status.shape, np.float32)
     asked = np.zeros(matrix.status.shape, np.float32)
     at = [matrix.column(a) for a in agents]
@@ -326,7 +300,7 @@ def _two_readers(
     column: NDArray[np.intp],
     names: tuple[str, str],
 ) -> Assessments:
-    wide = _for_agents(assessments, matrix.agents)
+    wide = for_agents(assessments, matrix.agents)
     pick = np.stack([column, np.full(len(column), matrix.column(names[1]))], axis=1)
     rows = np.arange(len(column))[:, None]
     return replace(
@@ -337,28 +311,4 @@ def _two_readers(
         competence_low=wide.competence_low[rows, pick],
         competence_high=wide.competence_high[rows, pick],
         competence_support=wide.competence_support[rows, pick],
-    )
-
-
-def _for_agents(assessments: Assessments, agents: tuple[str, ...]) -> Assessments:
-    """The competence columns of some agents; NaN for those that are not assessed."""
-    have = {name: i for i, name in enumerate(assessments.agents)}
-
-    def columns(values: Float, absent: float) -> Float:
-        out = np.full((len(assessments), len(agents)), absent, np.float32)
-        for j, name in enumerate(agents):
-            if name in have:
-                out[:, j] = values[:, have[name]]
-        return out
-
-    place = {have[name]: j for j, name in enumerate(agents) if name in have}
-    specialist = np.array([place.get(int(s), -1) for s in assessments.specialist], np.int16)
-    return replace(
-        assessments,
-        agents=agents,
-        specialist=specialist.reshape(len(assessments)),
-        competence=columns(assessments.competence, np.nan),
-        competence_low=columns(assessments.competence_low, np.nan),
-        competence_high=columns(assessments.competence_high, np.nan),
-        competence_support=columns(assessments.competence_support, 0.0),
     )

@@ -118,8 +118,12 @@ def run(policy: Policy, assessments: Assessments, agents: tuple[str, ...], ask: 
     for _ in range(a + 2):
         if not len(rows):
             return Decisions(answered, weights, status != 0, reason)
-        so_far = Responses(agents, status[rows], confidence[rows], choice[rows])
-        step = policy.next(assessments.take(rows), so_far)
+        if len(rows) == n:  # copies of a million rows are what replay would spend its time on
+            so_far, facts = Responses(agents, status, confidence, choice), assessments
+        else:
+            so_far = Responses(agents, status[rows], confidence[rows], choice[rows])
+            facts = assessments.take(rows)
+        step = policy.next(facts, so_far)
         done = step.action != Action.ASK
         ended = rows[done]
         answered[ended] = step.action[done] == Action.ANSWER

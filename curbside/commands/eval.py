@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     evals = typer.Typer(no_args_is_help=True, help="Measure the hybrid against each model alone.")
     evals.command("run")(eval_run)
     evals.command("compare")(eval_compare)
+    evals.command("bench")(eval_bench)
     app.add_typer(evals, name="eval")
 
 
@@ -80,3 +81,24 @@ def eval_run(
         typer.echo("nothing changed since this was evaluated: read from summary.json")
     typer.echo(f"summary    {out / 'summary.json'}")
     typer.echo(f"report     {out / 'report.html'}")
+
+
+def eval_bench(
+    cases: Annotated[int, typer.Option(min=100, help="Drawn cases.")] = 2933,
+    replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 5000,
+) -> None:
+    """Speed of replay and bootstrap here: every operating point, every replicate."""
+    from curbside.evals.bench import measure
+
+    speed = measure(cases=cases, replicates=replicates)
+    for kind, rate in speed.decisions.items():
+        typer.echo(f"{kind:<12} {rate / 1e6:6.2f} million case-decisions a second")
+    every = speed.points * speed.cases / speed.replay_seconds
+    typer.echo(
+        f"replay       {speed.points} operating points x {speed.cases} cases in "
+        f"{speed.replay_seconds:.1f} s, scored: {every / 1e6:.2f} million a second"
+    )
+    typer.echo(
+        f"bootstrap    whole curve in each of {speed.replicates} replicates: "
+        f"{speed.bootstrap_seconds:.1f} s"
+    )
