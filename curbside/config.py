@@ -71,6 +71,10 @@ class IndexConfig(_Strict):
 
     neighbours: int = Field(default=10, ge=1, le=200)
     """k: neighbours kept for each case."""
+    kind: Literal["auto", "flat", "hnsw"] = "auto"
+    """``flat`` is exact, ``hnsw`` a graph; ``auto``: flat up to ``flat_up_to`` vectors."""
+    flat_up_to: int = Field(default=10_000, ge=1)
+    """Most vectors that ``auto`` searches exactly; docs/index-life.md has the curve."""
     novelty: Literal["mahalanobis", "knn"] = "mahalanobis"
     """Novelty score; see docs/rarity.md."""
     stratum_minimum: int = Field(default=45, ge=1)

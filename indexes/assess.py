@@ -21,19 +21,21 @@ from curbside.assessments import Assessments, Embeddings
 from curbside.config import Config
 from curbside.errors import IndexCorrupt, IndexMismatch, InternalError, UserError
 from curbside.indexes.conformal import Calibration
+from curbside.indexes.exchange import Exchange, agreement
 from curbside.indexes.features import Features
 from curbside.indexes.novelty import Novelty, fit_score, load_score
 from curbside.indexes.posterior import vote
 from curbside.indexes.projection import Projection, class_names
-from curbside.indexes.store import VectorIndex, read_store, tensor_bytes, write_store
+from curbside.indexes.store import read_store, tensor_bytes, write_store
 from curbside.indexes.tags import disagreement
+from curbside.indexes.vectors import FLAT, HNSW, WIDTHS, VectorIndex, kind_for
 from curbside.study import content_hash
 
 if TYPE_CHECKING:
     from curbside.cases import Cases
     from curbside.indexes.competence import Competence
 
-__all__ = ["KIND", "Assessor"]
+__all__ = ["KIND", "Assessor", "Indexed"]
 
 KIND = "index"
 #: Rows worked on at a time, and the fewest that are: matrix products of few rows take other
@@ -42,7 +44,7 @@ _BLOCK, _FEWEST = 1024, 32
 
 
 @dataclass(frozen=True)
-class _Indexed:
+class Indexed:
     """What is known of each indexed case, by index row."""
 
     ids: NDArray[np.str_]
@@ -79,7 +81,7 @@ class Assessor:
         encoder: str,
         projection: Projection,
         index: VectorIndex,
-        indexed: _Indexed,
+        indexed: Indexed,
         novelty: tuple[str, Novelty],
         neighbours: int,
     ) -> None:
@@ -90,24 +92,29 @@ class Assessor:
         self._index = index
         self._indexed = indexed
         self._score_name, self._score = novelty
-        self._k = min(neighbours, len(index))
-        names, column, counts = np.unique(
-            indexed.modalities, return_inverse=True, return_counts=True
-        )
+        self._neighbours = neighbours
+        self._k = min(neighbours, index.alive)
+        live = index.live
+        names = np.unique(indexed.modalities[live])
         self.modalities: tuple[str, ...] = tuple(str(m) for m in names)
-        self._column, self._counts = column.astype(np.intp), counts
-        self._support = np.bincount(column[indexed.labels != ""], minlength=len(names)).astype(
-            np.int32
-        )
+        # a tombstone is never found, so the column of one whose modality is gone is of no account
+        column = np.minimum(np.searchsorted(names, indexed.modalities), len(names) - 1)
+        self._column = column.astype(np.intp)
+        self._counts = np.bincount(column[live], minlength=len(names))
+        labelled = live & (indexed.labels != "")
+        self._support = np.bincount(column[labelled], minlength=len(names)).astype(np.int32)
         self.fingerprint = content_hash("embeddings", encoder, projection.digest)
         self.index_digest = content_hash(
             self.fingerprint,
             index.vectors().tobytes(),
             json.dumps([list(map(str, getattr(indexed, f.name))) for f in fields(indexed)]),
-            f"{self._score_name} {self._k}",
+            f"{self._score_name} {self._k} {index.describe}",
             tensor_bytes(self._score.arrays()),
         )
+        self.exchange: Exchange | None = None
         self._calibration: Calibration | None = None
+        self.strata: tuple[str, ...] = ()
+        self.calibration_digest = ""
         self._agents: tuple[str, ...] = ()
         self._specialist = np.full(len(names), -1, np.int16)
         self._competence: Competence | None = None
@@ -149,27 +156,76 @@ class Assessor:
             features.fingerprint,
             projection,
             VectorIndex(vectors),
-            _Indexed(cases.ids[train], modalities, labels),
+            Indexed(cases.ids[train], modalities, labels),
             (name, fit_score(name, vectors, class_names(modalities, labels))),
             config.index.neighbours,
         )
-        known = new._measure(features.pooled[held_out])
-        new._calibrate(
-            Calibration.fit(
-                known.novelty,
-                known.posterior.argmax(axis=1),
-                new.modalities,
-                minimum=config.index.stratum_minimum,
+        minimum, calibration = config.index.stratum_minimum, features.pooled[held_out]
+        exact = new.calibrated(calibration, minimum)
+        if kind_for(len(train), config.index) == FLAT:
+            return exact
+        tune = features.pooled[usable & (cases.roles == "tune")]
+        graph = exact.exchanged(calibration, minimum, np.concatenate([calibration, tune]))
+        if graph.index.kind == FLAT and config.index.kind == HNSW and graph.exchange is not None:
+            raise UserError(
+                f"a graph over these {len(graph)} vectors decides only "
+                f"{graph.exchange.agree:.2%} of {graph.exchange.cases} held-out cases as the "
+                "exact index does",
+                hint="set index.kind: flat (or auto) in curbside.yaml, then build again",
             )
-        )
-        return new
+        return graph
 
-    def _calibrate(self, calibration: Calibration) -> None:
-        self._calibration = calibration
-        self.strata = calibration.strata
-        self.calibration_digest = content_hash(
-            self.index_digest, tensor_bytes(calibration.scores())
+    def calibrated(self, held_out: NDArray[np.float32], minimum: int) -> Assessor:
+        """A copy whose p-values come from these cases, as this index sees them.
+
+        Args:
+            held_out: float32 (n, d), raw features of calibration cases, none of them indexed.
+            minimum: fewest cases for a stratum of its own.
+
+        Raises:
+            UserError: no calibration case.
+        """
+        known = self._measure(held_out)
+        predicted = known.posterior.argmax(axis=1)
+        return self.with_calibration(
+            Calibration.fit(known.novelty, predicted, self.modalities, minimum=minimum)
         )
+
+    def exchanged(
+        self, held_out: NDArray[np.float32], minimum: int, check: NDArray[np.float32]
+    ) -> Assessor:
+        """The same on a graph if that decides as this exact index does, else this one.
+
+        Either way ``exchange`` says what the check found.
+
+        Args:
+            held_out, minimum: see :meth:`calibrated`.
+            check: float32 (n, d), raw features of cases, none of them indexed, to decide twice.
+        """
+        exact, graph = self.assess(check), self._index.as_kind(HNSW)
+        tried = None
+        for width in WIDTHS:
+            new = self.on(graph.widened(width), self._indexed).calibrated(held_out, minimum)
+            tried = Exchange(HNSW, width, len(check), agreement(exact, new.assess(check)))
+            if tried.passed:
+                new.exchange = tried
+                return new
+        stays = copy.copy(self)
+        stays.exchange = tried
+        return stays
+
+    def on(self, index: VectorIndex, indexed: Indexed, score: Novelty | None = None) -> Assessor:
+        """The same projection over other vectors, not yet calibrated: see :meth:`calibrated`."""
+        novelty = (self._score_name, score or self._score)
+        return Assessor(self._encoder, self._projection, index, indexed, novelty, self._neighbours)
+
+    def with_calibration(self, calibration: Calibration) -> Assessor:
+        """A copy with these calibration scores, measured on this very index."""
+        new = copy.copy(self)
+        new._calibration = calibration
+        new.strata = calibration.strata
+        new.calibration_digest = content_hash(self.index_digest, tensor_bytes(calibration.scores()))
+        return new
 
     def bind(
         self,
@@ -207,6 +263,26 @@ class Assessor:
     # -- using --------------------------------------------------------------------------
 
     @property
+    def index(self) -> VectorIndex:
+        """The vectors that are searched."""
+        return self._index
+
+    @property
+    def indexed(self) -> Indexed:
+        """What is known of each indexed case, by row; tombstones too."""
+        return self._indexed
+
+    @property
+    def score_name(self) -> str:
+        """``index.novelty`` under which the score was fitted."""
+        return self._score_name
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Scores that p-values come from; None before :meth:`calibrated`."""
+        return self._calibration
+
+    @property
     def ids(self) -> NDArray[np.str_]:
         """Ids of the indexed cases, (n,)."""
         return self._indexed.ids
@@ -222,7 +298,8 @@ class Assessor:
         return self._indexed.modalities
 
     def __len__(self) -> int:
-        return len(self._index)
+        """Indexed cases that can be found."""
+        return self._index.alive
 
     def embed(self, pooled: NDArray[np.float32]) -> Embeddings:
         """Unit vectors of raw features, float32 (n, d).  Raises InternalError on bad shapes."""
@@ -294,7 +371,7 @@ class Assessor:
 
     def _block(self, pooled: NDArray[np.float32], n: int) -> _Block:
         vectors = self._projection.apply(pooled)
-        rows, similarity = self._index.search(vectors, self._k)
+        rows, similarity = self._index.search(vectors, self._k, real=n)
         posterior = vote(similarity, self._column[rows], self._counts)
         novelty = self._score.score(vectors, similarity)
         if self._competence is None:
@@ -326,6 +403,7 @@ class Assessor:
         files = {
             "projection.safetensors": tensor_bytes(self._projection.arrays()),
             "vectors.faiss": self._index.to_bytes(),
+            "live.safetensors": tensor_bytes({"live": self._index.live.astype(np.uint8)}),
             "novelty.safetensors": tensor_bytes(self._score.arrays()),
             "calibration.safetensors": tensor_bytes(self._calibration.scores()),
             "cases.json": json.dumps(cases).encode(),
@@ -341,7 +419,9 @@ class Assessor:
                 "index_digest": self.index_digest,
                 "calibration_digest": self.calibration_digest,
                 "novelty": self._score_name,
-                "neighbours": self._k,
+                "neighbours": self._neighbours,
+                "kind": self._index.kind,
+                "exchange": None if self.exchange is None else self.exchange.to_json(),
                 "dimensions": self._index.dimensions,
                 "cases": len(self),
                 "cases_by_modality": dict(counts),
@@ -369,15 +449,22 @@ class Assessor:
             new = cls(
                 encoder,
                 Projection.from_arrays(stored.tensors("projection.safetensors")),
-                VectorIndex.from_bytes(stored.files["vectors.faiss"]),
-                _Indexed(*(np.array(rows[k], np.str_) for k in ("ids", "modalities", "labels"))),
+                VectorIndex.from_bytes(
+                    stored.files["vectors.faiss"],
+                    live=stored.tensors("live.safetensors")["live"].astype(bool),
+                ),
+                Indexed(*(np.array(rows[k], np.str_) for k in ("ids", "modalities", "labels"))),
                 (
                     facts["novelty"],
                     load_score(facts["novelty"], stored.tensors("novelty.safetensors")),
                 ),
                 int(facts["neighbours"]),
             )
-            new._calibrate(Calibration(stored.tensors("calibration.safetensors"), new.modalities))
+            new = new.with_calibration(
+                Calibration(stored.tensors("calibration.safetensors"), new.modalities)
+            )
+            if facts["exchange"] is not None:
+                new.exchange = Exchange(**facts["exchange"])
         except (KeyError, TypeError, ValueError, InternalError) as e:
             raise IndexCorrupt(
                 f"the index at {folder} is whole, but not what this version writes",

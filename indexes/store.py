@@ -1,4 +1,4 @@
-"""A folder of files that belong together, and the exact FAISS index that is one of them.
+"""A folder of files that belong together, written whole and verified before it is parsed.
 
 ``manifest.json`` holds the SHA-256 of every other file, the fingerprint, counts, date and
 code version.  Loading reads each file once, verifies those bytes, and only then parses
@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -23,14 +22,13 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from curbside import __version__
-from curbside.errors import IndexCorrupt, IndexMismatch, InternalError, NotBuilt
+from curbside.errors import IndexCorrupt, IndexMismatch, NotBuilt
 from curbside.storage import new_folder
 
 __all__ = [
     "FORMAT",
     "MANIFEST",
     "Stored",
-    "VectorIndex",
     "content_digest",
     "read_store",
     "tensor_bytes",
@@ -176,72 +174,6 @@ def _mismatch(folder: Path, kind: str, differs: list[tuple[str, Any, Any]]) -> I
         f"the {kind} at {folder} belongs to something else:{lines}",
         hint=f"{_REBUILD} (makes it anew for what is expected)",
     )
-
-
-class VectorIndex:
-    """Exact cosine search over unit vectors.
-
-    Args:
-        vectors: float32 (n, d), rows of length 1; n ≥ 1.
-    """
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        if vectors.ndim != 2 or not len(vectors):
-            raise InternalError(f"an index needs vectors (n ≥ 1, d), not {vectors.shape}")
-        self._index: faiss.IndexFlat = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(np.ascontiguousarray(vectors, np.float32))
-
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
-
-    @property
-    def dimensions(self) -> int:
-        """d."""
-        return int(self._index.d)
-
-    def search(
-        self, queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows of the k most similar vectors, nearest first, and their cosines.
-
-        Args:
-            queries: float32 (m, d), unit vectors.
-            k: at most n are returned.
-
-        Returns:
-            int64 (m, min(k, n)) and float32 (m, min(k, n)).
-        """
-        # starting OpenMP's threads costs more than a single query does
-        faiss.omp_set_num_threads(1)
-        found, rows = self._index.search(
-            np.ascontiguousarray(queries, np.float32), min(k, len(self))
-        )
-        return rows.astype(np.int64, copy=False), found
-
-    def vectors(self) -> NDArray[np.float32]:
-        """What is indexed, float32 (n, d)."""
-        out: NDArray[np.float32] = self._index.reconstruct_n(0, len(self))
-        return out
-
-    def to_bytes(self) -> bytes:
-        """FAISS's own serialisation."""
-        return bytes(faiss.serialize_index(self._index).tobytes())
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> VectorIndex:
-        """From bytes that were verified.  Raises IndexCorrupt when they are no flat index."""
-        try:
-            index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
-        except RuntimeError as e:
-            raise IndexCorrupt("the vector index cannot be read", hint=_REBUILD) from e
-        if (
-            not isinstance(index, faiss.IndexFlat)
-            or index.metric_type != faiss.METRIC_INNER_PRODUCT
-        ):
-            raise IndexCorrupt("the vector index is not an exact cosine index", hint=_REBUILD)
-        new = cls.__new__(cls)
-        new._index = index
-        return new
 
 
 def tensor_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from curbside.config import IndexConfig
 from curbside.errors import InternalError
 from curbside.indexes.novelty import SCORES, KthNeighbour, Mahalanobis, fit_score, load_score
-from curbside.indexes.store import VectorIndex
+from curbside.indexes.vectors import VectorIndex
 
 NAMES = sorted(SCORES)
 NONE = np.zeros((0, 3), np.float32)

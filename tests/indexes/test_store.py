@@ -6,16 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from curbside.errors import IndexCorrupt, IndexMismatch, InternalError, NotBuilt, StorageError
+from curbside.errors import IndexCorrupt, IndexMismatch, NotBuilt, StorageError
 from curbside.indexes import store
-from curbside.indexes.store import MANIFEST, VectorIndex, read_store, tensor_bytes, write_store
+from curbside.indexes.store import MANIFEST, read_store, tensor_bytes, write_store
 
 FILES = {"a.bin": b"first", "b.json": b"[1, 2]", "c.safetensors": tensor_bytes({"x": np.eye(2)})}
 FACTS = {"encoder": "one", "cases": 2}
@@ -25,11 +23,6 @@ FACTS = {"encoder": "one", "cases": 2}
 def folder(tmp_path: Path) -> Path:
     write_store(tmp_path / "index", "index", FILES, FACTS)
     return tmp_path / "index"
-
-
-def unit(n: int, d: int, seed: int = 0) -> NDArray[np.float32]:
-    x = np.random.default_rng(seed).normal(size=(n, d))
-    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
 
 
 def test_what_was_written_is_read(folder: Path) -> None:
@@ -148,47 +141,6 @@ def test_a_full_disk_leaves_the_old_one(folder: Path, monkeypatch: pytest.Monkey
 def test_a_crash_between_the_renames_is_survived(folder: Path) -> None:
     folder.rename(folder.parent / ".index.old")
     assert read_store(folder, "index").files["a.bin"] == b"first"
-
-
-def test_search_is_exact_and_nearest_first() -> None:
-    x, q = unit(200, 8), unit(30, 8, seed=1)
-    rows, cosine = VectorIndex(x).search(q, 7)
-    expected = np.argsort(-(q @ x.T), axis=1)[:, :7]
-    assert (rows == expected).all()
-    np.testing.assert_allclose(cosine, np.take_along_axis(q @ x.T, expected, 1), atol=1e-6)
-    assert rows.dtype == np.int64
-    assert cosine.dtype == np.float32
-
-
-def test_no_more_neighbours_than_there_are() -> None:
-    rows, cosine = VectorIndex(unit(3, 4)).search(unit(2, 4, seed=1), 10)
-    assert rows.shape == cosine.shape == (2, 3)
-    assert (rows >= 0).all()
-
-
-def test_an_index_survives_its_bytes() -> None:
-    a = VectorIndex(unit(20, 5))
-    b = VectorIndex.from_bytes(a.to_bytes())
-    assert len(b) == 20
-    assert b.dimensions == 5
-    assert (b.vectors() == unit(20, 5)).all()
-    assert b.to_bytes() == a.to_bytes()
-
-
-def test_bytes_of_another_index_are_refused() -> None:
-    flat = faiss.IndexFlatL2(4)
-    flat.add(unit(3, 4))
-    other = faiss.IndexHNSWFlat(4, 2)
-    for index in (flat, other):
-        with pytest.raises(IndexCorrupt, match="not an exact cosine index"):
-            VectorIndex.from_bytes(faiss.serialize_index(index).tobytes())
-    with pytest.raises(IndexCorrupt, match="cannot be read"):
-        VectorIndex.from_bytes(b"nonsense")
-
-
-def test_an_index_of_nothing_is_refused() -> None:
-    with pytest.raises(InternalError, match="n ≥ 1"):
-        VectorIndex(np.zeros((0, 4), np.float32))
 
 
 def test_a_file_of_the_wrong_form_is_corrupt(folder: Path) -> None:
