@@ -20,6 +20,8 @@ from curbside.storage import write_text
 from curbside.study import content_hash
 
 __all__ = [
+    "AnyPolicy",
+    "AveragePolicy",
     "CascadePolicy",
     "CompetencePolicy",
     "Config",
@@ -27,13 +29,16 @@ __all__ = [
     "FleetConfig",
     "IndexConfig",
     "PolicyConfig",
+    "PolicyProvenance",
     "PrivacyConfig",
     "ProjectionConfig",
     "StoresConfig",
     "TierPolicy",
     "load_config",
     "load_policy",
+    "load_policy_file",
     "save_config",
+    "save_policy",
 ]
 
 
@@ -116,6 +121,10 @@ class CompetencePolicy(_Strict):
     """P(correct) given up per unit of cost."""
     floor: float = Field(default=0.0, ge=0, le=1)
     """Estimated P(correct) below which a person reads."""
+    person_accuracy: float = Field(default=1.0, ge=0, le=1)
+    """P(correct) of the person who reads what is referred: the benefit of a referral."""
+    person_cost: float = Field(default=1.0, ge=0, le=1)
+    """What a referral costs, in P(correct); at 1 nothing is referred for its worth alone."""
 
 
 class CascadePolicy(_Strict):
@@ -132,7 +141,48 @@ class CascadePolicy(_Strict):
     """Confidence below which a person reads."""
 
 
-PolicyConfig = Annotated[TierPolicy | CompetencePolicy | CascadePolicy, Field(discriminator="kind")]
+class AveragePolicy(_Strict):
+    """Ask the specialist and the generalist; the weighted mean of their readings answers."""
+
+    kind: Literal["average"] = "average"
+    alpha: float = Field(default=0.05, ge=0, lt=1)
+    """p-values at or below this are novel; 0 switches the novelty gate off."""
+    minimum_support: int = Field(default=0, ge=0)
+    """Labelled training cases of the modality below which the generalist reads alone."""
+    weight: float = Field(default=0.5, gt=0, lt=1)
+    """Weight of the specialist's probabilities; the generalist's have the rest."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """Confidence below which a person reads."""
+
+
+AnyPolicy = TierPolicy | CompetencePolicy | CascadePolicy | AveragePolicy
+PolicyConfig = Annotated[AnyPolicy, Field(discriminator="kind")]
+
+
+class PolicyProvenance(_Strict):
+    """Where a fitted policy's numbers come from."""
+
+    role: str
+    """Role of the cases that it was fitted on; it is not reported on them."""
+    cases: str
+    """Hash of those cases."""
+    n_cases: int
+    n_groups: int
+    fleet: str
+    index: str
+    objective: str
+    grid: dict[str, list[float]]
+    """Key → the values that were tried."""
+    fitted: float
+    """The objective on the cases that it was fitted on: too good."""
+    cross_fitted: float
+    """The same when each fold is judged by what was chosen on the others."""
+    compared: dict[str, float]
+    """Kind of policy → its cross-fitted objective."""
+    floor_from: str
+    """What ``floor`` guarantees and on which cases, or that it was set by hand."""
+    date: str
+    code: str
 
 
 class StoresConfig(_Strict):
@@ -189,11 +239,25 @@ def load_config(path: Path) -> Config:
 
 class _PolicyFile(_Strict):
     policy: PolicyConfig
+    provenance: PolicyProvenance | None = None
 
 
-def load_policy(path: Path) -> TierPolicy | CompetencePolicy | CascadePolicy:
+def load_policy(path: Path) -> AnyPolicy:
     """Read a policy file: one key ``policy`` holding what ``curbside.yaml`` has under it."""
-    return _load(_PolicyFile, path).policy
+    return load_policy_file(path)[0]
+
+
+def load_policy_file(path: Path) -> tuple[AnyPolicy, PolicyProvenance | None]:
+    """The policy of a file, and what it was fitted on if ``curbside policy fit`` wrote it."""
+    found = _load(_PolicyFile, path)
+    return found.policy, found.provenance
+
+
+def save_policy(policy: AnyPolicy, provenance: PolicyProvenance, path: Path) -> None:
+    """Write a policy file as YAML, atomically.  Raises StorageError."""
+    body = _PolicyFile(policy=policy, provenance=provenance).model_dump(mode="json")
+    text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+    write_text(path, "# written by curbside policy fit; frozen: fit again to change it\n" + text)
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -203,6 +267,7 @@ def save_config(config: Config, path: Path) -> None:
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_KINDS = ("tier", "competence", "cascade", "average")
 
 
 def _load(model: type[_Model], path: Path) -> _Model:
@@ -249,7 +314,7 @@ def _explain(model: type[BaseModel], node: Any, err: Any) -> str:
     loc = [str(part) for part in err["loc"]]
     line = _line(node, loc)
     # pydantic puts the union's tag into loc; it is no key of the file
-    keys = ".".join(p for p in loc if p not in ("tier", "competence", "cascade"))
+    keys = ".".join(p for p in loc if p not in _KINDS)
     if err["type"] == "extra_forbidden":
         valid = _valid_keys(model, loc[:-1])
         return f"line {line}: unknown key '{keys}'; valid keys here: {', '.join(valid)}"

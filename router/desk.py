@@ -189,6 +189,7 @@ class RouterDesk:
                 "answered": verdict.answered,
                 "reader": verdict.reader,
                 "reason": verdict.reason,
+                "mixture": dict(verdict.mixture),
             },
         }
 

@@ -8,7 +8,7 @@ what they say.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -67,12 +67,16 @@ class Serving:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the policy ended a case, or (``asks``) whom it would ask and has not."""
+    """How the policy ended a case, or (``asks``) whom it would ask and has not.
+
+    ``reader`` has the most weight; ``mixture`` holds every reader's where there are several.
+    """
 
     answered: bool
     reader: str | None
     reason: str
     asks: tuple[str, ...] = ()
+    mixture: Mapping[str, float] = field(default_factory=dict)
 
 
 def columns_of(agents: Sequence[str], responses: Mapping[str, AnyResponse]) -> Responses:
@@ -108,7 +112,9 @@ def settle(
         return Verdict(False, None, reason, tuple(np.array(agents)[step.ask[0]].tolist()))
     weights = step.weights[0]
     reader = agents[int(weights.argmax())] if weights.any() else None
-    return Verdict(bool(step.action[0] == Action.ANSWER), reader, reason)
+    mixed = {agents[int(c)]: float(weights[c]) for c in np.flatnonzero(weights)}
+    several = mixed if len(mixed) > 1 else {}
+    return Verdict(bool(step.action[0] == Action.ANSWER), reader, reason, mixture=several)
 
 
 def tier_of(assessment: Assessments, config: PolicyConfig) -> Tier:
@@ -150,9 +156,10 @@ def explain(
     )
     own = int(assessment.specialist[0])
     specialist = assessment.agents[own] if own >= 0 else None
-    reading = responses.get(verdict.reader) if verdict.reader else None
-    answer = reading.answer if isinstance(reading, Reading) else None
-    confidence = reading.confidence if isinstance(reading, Reading) else None
+    reading = _reading(verdict, responses)
+    answer = reading.answer if reading is not None else None
+    confidence = reading.confidence if reading is not None else None
+    reader = " + ".join(verdict.mixture) or verdict.reader
     reasons = [_sentence(verdict, familiarity, modality, int(assessment.support[0]), confidence)]
     if assumed_question:
         reasons.append(
@@ -177,14 +184,14 @@ def explain(
     dissent = tuple(
         f"{name}: {r.answer} ({r.confidence:.2f})"
         for name, r in responses.items()
-        if isinstance(r, Reading) and name != verdict.reader and r.answer != answer
+        if isinstance(r, Reading) and name != reader and r.answer != answer
     )
     outcome = Outcome(
         status=Status.ANSWERED if verdict.answered else Status.NEEDS_REVIEW,
         route=verdict.asks or tuple(responses),
         answer=answer if verdict.answered else None,
         confidence=confidence,
-        reader=verdict.reader,
+        reader=reader,
         provisional=None if verdict.answered else answer,
         reasons=tuple(reasons),
         dissent=dissent,
@@ -208,6 +215,25 @@ def explain(
             "competence": _competence(assessment),
             "responses": tuple(responses.values()),
             "outcome": outcome,
+        }
+    )
+
+
+def _reading(verdict: Verdict, responses: Mapping[str, AnyResponse]) -> Reading | None:
+    """The reading that answers: one agent's, or the weighted mean of several."""
+    own = responses.get(verdict.reader) if verdict.reader else None
+    if not isinstance(own, Reading) or not verdict.mixture:
+        return own if isinstance(own, Reading) else None
+    mean = np.zeros(len(own.probabilities))
+    for name, weight in verdict.mixture.items():
+        part = responses[name]
+        assert isinstance(part, Reading)
+        mean += weight * np.asarray(part.probabilities)
+    return own.model_copy(
+        update={
+            "agent": " + ".join(verdict.mixture),
+            "probabilities": tuple(mean.tolist()),
+            "confidence": float(mean.max()),
         }
     )
 
@@ -264,6 +290,7 @@ def _sentence(
         "escalated": f"The first reader was unsure; {reader} agrees and is the surer{sure}.",
         "disagreement": f"The first reader was unsure and the second disagrees; {reader} is the "
         f"surer{sure}.",
+        "averaged": f"Several readings as one, by weight{sure}: {' + '.join(verdict.mixture)}.",
     }
     return Reason(code=verdict.reason, text=texts.get(verdict.reason, verdict.reason))
 
@@ -327,8 +354,8 @@ def _counterfactuals(
             fewer = config.model_copy(update={"minimum_support": support + 1})
             changes.append((f"with a minimum support above {support}", assessment, fewer))
     if verdict.answered and verdict.reader is not None:
-        reading = responses[verdict.reader]
-        if isinstance(reading, Reading) and config.kind != "competence":
+        reading = _reading(verdict, responses)
+        if reading is not None and config.kind != "competence":
             floor = float(np.floor(reading.confidence * 100 + 1) / 100)
             if floor <= 1:
                 strict = config.model_copy(update={"floor": floor})

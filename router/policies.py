@@ -1,4 +1,4 @@
-"""The routing policies that ship: ``tier``, ``competence`` and ``cascade``.
+"""The routing policies that ship: ``tier``, ``competence``, ``cascade`` and ``average``.
 
 All are vectorised over cases and pure; serving and replay run the same ``next``.  Each
 reduces to an order of agents for every case: ask the first, fall back to the next when it
@@ -15,12 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.assessments import Assessments
-from curbside.config import CascadePolicy, CompetencePolicy, PolicyConfig, TierPolicy
+from curbside.config import (
+    AveragePolicy,
+    CascadePolicy,
+    CompetencePolicy,
+    PolicyConfig,
+    TierPolicy,
+)
 from curbside.errors import InternalError
 from curbside.responses import ResponseStatus
 from curbside.router.policy import Action, Policy, Responses, Step
 
-__all__ = ["REASONS", "CascadeRule", "CompetenceRule", "TierRule", "is_novel", "make_policy"]
+__all__ = [
+    "REASONS",
+    "AverageRule",
+    "CascadeRule",
+    "CompetenceRule",
+    "TierRule",
+    "is_novel",
+    "make_policy",
+]
 
 #: Why a case ended as it did; ``explain`` has a sentence for each.
 REASONS = (
@@ -36,6 +50,7 @@ REASONS = (
     "sure_enough",
     "escalated",
     "disagreement",
+    "averaged",
 )
 _CODE = {code: i for i, code in enumerate(REASONS)}
 
@@ -74,6 +89,8 @@ class CompetenceRule:
 
     Only these two compete: another modality's specialist says in its card that the case is
     not its own.  Where competence knows neither, the tier rule decides and the reason says so.
+    A person reads where the better of the two is estimated below the floor, or where a
+    referral is worth more: P(correct) < ``person_accuracy`` − ``person_cost``.
     """
 
     config: CompetencePolicy
@@ -106,7 +123,9 @@ class CompetenceRule:
         order = np.where(known[:, None], chosen, order)
         reason = np.where(known, _CODE["most_competent"], _CODE["competence_unknown"])
         estimate = assessments.competence[rows, order[:, 0]] if len(responses.agents) else mine
-        doubtful = known & (np.nan_to_num(estimate, nan=1.0) < self.config.floor) & ~novel
+        worth = self.config.person_accuracy - self.config.person_cost
+        floor = max(self.config.floor, worth)
+        doubtful = known & (np.nan_to_num(estimate, nan=1.0) < floor) & ~novel
         order, reason = _generalist_first(order, reason, novel, self.generalist)
         step = _first_that_reads(order, reason, novel | doubtful, responses, 0.0)
         held = doubtful & (step.action == Action.REFER) & (step.weights.sum(1) > 0)
@@ -167,6 +186,67 @@ class CascadeRule:
         return Step(action, ask, weights, why.astype(np.int16))
 
 
+@dataclass(frozen=True)
+class AverageRule:
+    """Both read and the weighted mean of their probabilities answers.
+
+    Where only one of them reads (no specialist, thin support, an abstention, a failure) that
+    one answers alone; a novel case is the generalist's, provisionally.  What is compared
+    with the floor is the least that the mean's top option can have: their weighted
+    confidence where they agree, the larger part where they differ.
+    """
+
+    config: AveragePolicy
+    generalist: int
+    name: str = "average"
+    reasons: tuple[str, ...] = REASONS
+
+    def next(self, assessments: Assessments, responses: Responses) -> Step:
+        """See :class:`curbside.router.policy.Policy`."""
+        n, g = len(assessments), self.generalist
+        rows, specialist = np.arange(n), assessments.specialist
+        novel = is_novel(assessments, self.config.alpha)
+        both = (specialist >= 0) & (assessments.support >= self.config.minimum_support) & ~novel
+        status = responses.status
+        ask = np.zeros(status.shape, bool)
+        ask[:, g] = status[:, g] == ResponseStatus.NOT_ASKED
+        # where the generalist gave no reading a specialist that was not to read is asked too
+        want = both | ((specialist >= 0) & (status[:, g] > ResponseStatus.READ))
+        theirs = np.where(specialist >= 0, status[rows, specialist], ResponseStatus.FAILED)
+        second = want & (theirs == ResponseStatus.NOT_ASKED)
+        ask[rows[second], specialist[second]] = True
+        asking = ask.any(axis=1)
+
+        read = status == ResponseStatus.READ
+        weights = np.zeros(status.shape, np.float32)
+        weights[:, g] = read[:, g] * np.float32(1 - self.config.weight)
+        mine = np.flatnonzero(specialist >= 0)
+        own = specialist[mine]
+        weights[mine, own] = read[mine, own] * np.float32(self.config.weight)
+        total = weights.sum(axis=1, keepdims=True)
+        weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+        first, other = specialist.astype(np.int16), np.full(n, g, np.int16)
+        parts = [
+            np.nan_to_num(_at(responses.confidence, c)) * np.nan_to_num(_at(weights, c))
+            for c in (first, other)
+        ]
+        agree = _at(responses.choice, first) == _at(responses.choice, other)
+        sure = np.where(agree, parts[0] + parts[1], np.maximum(parts[0], parts[1]))
+        some = total[:, 0] > 0
+        low = some & (sure < self.config.floor) & ~novel
+        action = np.where(some & ~novel & ~low, Action.ANSWER, Action.REFER).astype(np.int8)
+        action[asking] = Action.ASK
+        alone = (weights > 0).sum(axis=1) == 1
+        thin = np.where(specialist >= 0, _CODE["rare"], _CODE["no_specialist"])
+        single = np.where(both | ~read[:, g], _CODE["fallback"], thin)
+        reason = np.where(alone, single, _CODE["averaged"])
+        reason = np.where(low, _CODE["below_floor"], reason)
+        reason = np.where(~some & ~asking, _CODE["no_reading"], reason)
+        reason = np.where(novel, _CODE["novel"], reason)
+        return Step(action, ask, weights, reason.astype(np.int16))
+
+
 def make_policy(
     config: PolicyConfig,
     *,
@@ -189,6 +269,8 @@ def make_policy(
         return TierRule(config, column)
     if isinstance(config, CascadePolicy):
         return CascadeRule(config, column)
+    if isinstance(config, AveragePolicy):
+        return AverageRule(config, column)
     return CompetenceRule(config, column, tuple(costs.get(a, 1.0) for a in agents))
 
 

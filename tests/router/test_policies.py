@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curbside.assessments import Assessments
-from curbside.config import CascadePolicy, CompetencePolicy, TierPolicy
+from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
 from curbside.errors import InternalError
 from curbside.responses import ResponseStatus
 from curbside.router.policies import REASONS, make_policy
 from curbside.router.policy import Decisions, Policy, Responses, run
 
 AGENTS = ("a", "b", "g")
-KINDS = (TierPolicy, CompetencePolicy, CascadePolicy)
+KINDS = (TierPolicy, CompetencePolicy, CascadePolicy, AveragePolicy)
 
 
 def world(seed: int, n: int) -> tuple[Assessments, Responses]:
@@ -124,7 +124,7 @@ def test_the_answer_comes_from_an_agent_that_read(kind: type) -> None:
     used = done.weights > 0
     assert (truth.status[used] == ResponseStatus.READ).all()
     assert (done.asked[used]).all()
-    assert used.sum(axis=1).max() == 1
+    assert used.sum(axis=1).max() == (2 if kind is AveragePolicy else 1)
 
 
 def tier_world() -> tuple[Assessments, Responses]:
@@ -205,3 +205,50 @@ def test_competence_takes_who_is_likelier_right_and_counts_cost() -> None:
 def test_a_generalist_that_is_no_agent_is_a_bug() -> None:
     with pytest.raises(InternalError, match="none of"):
         make_policy(TierPolicy(), agents=AGENTS, generalist="nobody")
+
+
+def test_a_person_reads_where_a_referral_is_worth_more() -> None:
+    facts, truth = tier_world()
+    known = np.full((4, 3), 0.6, np.float32)
+    facts = replace(facts, competence=known, p_value=np.ones(4))
+    never = decide(policy_of(CompetencePolicy), facts, truth)
+    assert never.answered.all()
+    # a person is right in 95 % of cases and costs .3: better than .6
+    cheap = decide(policy_of(CompetencePolicy, person_accuracy=0.95, person_cost=0.3), facts, truth)
+    assert not cheap.answered.any()
+    assert REASONS[cheap.reason[0]] == "below_floor"
+    dear = decide(policy_of(CompetencePolicy, person_accuracy=0.95, person_cost=0.4), facts, truth)
+    assert dear.answered.all()
+
+
+def test_average_mixes_both_readings_by_weight() -> None:
+    facts, truth = tier_world()
+    done = decide(policy_of(AveragePolicy, weight=0.25), facts, truth)
+    assert done.asked.tolist() == [[1, 0, 1], [0, 1, 1], [0, 0, 1], [0, 0, 1]]
+    np.testing.assert_allclose(done.weights[0], [0.25, 0, 0.75])
+    np.testing.assert_allclose(done.weights[3], [0, 0, 1])
+    codes = [REASONS[i] for i in done.reason]
+    assert codes == ["averaged", "averaged", "novel", "no_specialist"]
+    thin = decide(policy_of(AveragePolicy, minimum_support=100), facts, truth)
+    assert thin.asked[1].tolist() == [False, False, True]
+    assert REASONS[thin.reason[1]] == "rare"
+
+
+def test_average_is_held_by_what_its_top_option_has_at_least() -> None:
+    facts, truth = tier_world()  # .6 and .9 on the same option: .75 together
+    assert decide(policy_of(AveragePolicy, floor=0.74), facts, truth).answered[0]
+    assert not decide(policy_of(AveragePolicy, floor=0.76), facts, truth).answered[0]
+    truth.choice[0, 2] = 1  # they differ: at least .45
+    assert decide(policy_of(AveragePolicy, floor=0.44), facts, truth).answered[0]
+    held = decide(policy_of(AveragePolicy, floor=0.46), facts, truth)
+    assert not held.answered[0] and REASONS[held.reason[0]] == "below_floor"
+
+
+def test_average_goes_on_with_whoever_reads() -> None:
+    facts, truth = tier_world()
+    truth.status[0, 0] = ResponseStatus.FAILED
+    truth.status[1, 2] = ResponseStatus.ABSTAINED
+    done = decide(policy_of(AveragePolicy, minimum_support=100), facts, truth)
+    assert done.weights[0].tolist() == [0, 0, 1] and REASONS[done.reason[0]] == "fallback"
+    # a thinly supported specialist is asked when the generalist gives nothing
+    assert done.weights[1].tolist() == [0, 1, 0] and REASONS[done.reason[1]] == "fallback"

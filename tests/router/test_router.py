@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests_router_world import TASKS, World, make_world, picture, strange
 
-from curbside.config import CascadePolicy, CompetencePolicy, TierPolicy
+from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
 from curbside.errors import UserError
 from curbside.readings import CaseRecord, Status, Tier
 from curbside.router.desk import RouterDesk
@@ -204,3 +204,18 @@ def test_the_text_leads_with_the_outcome_and_the_notice_is_there(
     assert text.startswith("ANSWERED: intact")
     assert "not a medical device" in text
     assert "what if" in text
+
+
+def test_an_average_is_recorded_as_one_reading_of_several(tmp_path: Path) -> None:
+    world = make_world(
+        {"specialist-xray": lambda q: [0.9, 0.1], "generalist": lambda q: [0.2, 0.8]}
+    )
+    router = world.router(tmp_path, policy=AveragePolicy(weight=0.75))
+    record = router.read(study("xray", "bones"))
+    assert record.outcome.reader == "specialist-xray + generalist"
+    assert record.outcome.answer == "intact"
+    assert record.outcome.confidence == pytest.approx(0.75 * 0.9 + 0.25 * 0.2)
+    assert record.outcome.reasons[0].code == "averaged"
+    assert record.outcome.dissent == ("generalist: broken (0.80)",)
+    assert "specialist-xray + generalist" in render(record)
+    assert any("0.73" in c.change for c in record.outcome.counterfactuals)
