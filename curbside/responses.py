@@ -106,6 +106,29 @@ class ResponseMatrix:
         )
 
     @classmethod
+    def concatenated(cls, parts: Sequence[Self]) -> Self:
+        """The cases of one or more matrices of the same agents, one after the other.
+
+        Raises:
+            InternalError: other agents, or in another order.
+        """
+        agents = parts[0].agents
+        if any(p.agents != agents for p in parts):
+            raise InternalError("matrices of different agents cannot be joined by case")
+        k = max(p.probabilities.shape[2] for p in parts)
+        wide = [
+            np.pad(p.probabilities, ((0, 0), (0, 0), (0, k - p.probabilities.shape[2])))
+            for p in parts
+        ]
+        joined = {
+            f.name: np.concatenate([getattr(p, f.name) for p in parts])
+            for f in fields(cls)
+            if f.name not in ("cases", "agents", "probabilities")
+        }
+        cases = tuple(c for p in parts for c in p.cases)
+        return cls(cases=cases, agents=agents, probabilities=np.concatenate(wide), **joined)
+
+    @classmethod
     def from_responses(
         cls,
         cases: Sequence[str],

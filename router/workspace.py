@@ -1,15 +1,18 @@
-"""Everything that is built once: features, index, fleet, and what the fleet got right on tune.
+"""Everything that is built once: features, fleet, and versions of the index and of what the
+fleet got right on tune.
 
 Each stage is stamped with a hash of what went into it (contents of images, rows of the
 manifest, the section of the configuration, versions) and is redone only when that hash
 changes.  Stages are written atomically and the stamp comes last: a build that is killed
-goes on where it stopped, and what was built before serves until then.
+goes on where it stopped, and what was built before serves until then.  Index, competence and
+cases are one version (:mod:`curbside.router.versions`), so they cannot be of different ages.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from curbside.agents.fleet import FORMAT as FLEET_FORMAT
 from curbside.agents.fleet import Fleet
 from curbside.cases import Cases, read_cases
 from curbside.config import Config, model_digest
-from curbside.errors import NotBuilt
+from curbside.errors import IndexMismatch
 from curbside.indexes.assess import Assessor
 from curbside.indexes.competence import Competence
 from curbside.indexes.encoder import load_encoder
@@ -31,12 +34,13 @@ from curbside.indexes.text import TextEncoder
 from curbside.progress import bar
 from curbside.response_file import load_responses, save_responses
 from curbside.responses import ResponseMatrix
-from curbside.storage import write_text
+from curbside.router.growth import TUNE_SHARE, Admission, Withheld, admit
+from curbside.router.versions import CASES_FILE, VersionFacts, VersionStore
+from curbside.storage import file_digest, write_text
 from curbside.study import Study, content_hash
 
 __all__ = ["Workspace", "read_all"]
 
-_BUILD = "curbside build --cases MANIFEST (or make demo)"
 _BUILT_FROM = ("train", "tune", "calibration")
 _READ_BLOCK = 256
 
@@ -46,15 +50,24 @@ class Workspace:
 
     Args:
         home: ``CURBSIDE_HOME``; relative paths of ``config.stores`` are under it.
+        version: of the index; default: the one that serves.
     """
 
-    def __init__(self, home: Path, config: Config) -> None:
+    def __init__(self, home: Path, config: Config, *, version: str | None = None) -> None:
         self.home, self.config = home, config
         stores = config.stores
-        self.index_folder, self.fleet_folder = home / stores.index, home / stores.fleet
+        self.versions, self.fleet_folder = VersionStore(home / stores.index), home / stores.fleet
         self.cache_folder = home / stores.cache
-        self.outcomes_folder = home / "outcomes"
-        self.built_file = home / "built.jsonl"
+        self._asked = version
+
+    @cached_property
+    def version_folder(self) -> Path:
+        """The version that was asked for or serves; chosen and verified once.
+
+        Raises:
+            NotBuilt, UserError, IndexCorrupt: see :class:`VersionStore`.
+        """
+        return self.versions.check(self._asked or self.versions.current())
 
     @cached_property
     def source(self) -> FeatureSource:
@@ -82,14 +95,7 @@ class Workspace:
         """
         known = cases.take(cases.where(role=_BUILT_FROM))
         features = self.features(known)
-        # an evaluation on another manifest still chooses on these tune cases
-        rows = _manifest(known)
-        if not self.built_file.is_file() or self.built_file.read_text("utf-8") != rows:
-            write_text(self.built_file, rows)
         marks = self._marks(known, features)
-        if self._stamp("index") != marks["index"] or not self.index_folder.is_dir():
-            Assessor.fit(known, features, self.config).save(self.index_folder)
-            self._write_stamp("index", marks["index"])
         if self._stamp("fleet") != marks["fleet"] or not self.fleet_folder.is_dir():
             # torch and peft load only where something is trained
             from curbside.agents.train import train_fleet
@@ -103,21 +109,119 @@ class Workspace:
                 text=self.text,
             )
             self._write_stamp("fleet", marks["fleet"])
-        if self._stamp("outcomes") != marks["outcomes"] or not self.outcomes_folder.is_dir():
-            self._build_outcomes(known, features)
-            self._write_stamp("outcomes", marks["outcomes"])
+            self.__dict__.pop("_fleet", None)
+        built = self.versions.made_of(marks["version"])
+        if built is None:
+            test = cases.take(cases.where(role="test"))
+            withheld = Withheld.of(test, [_image_digest(c.image) for c in test])
+            built = self._make(known, features, withheld, made_of=marks["version"])
+        elif self.versions.serves(built):
+            return  # cases that were added since stay
+        self.versions.serve(built, "build")
+        self._reopen()
 
-    def _build_outcomes(self, known: Cases, features: Features) -> None:
-        """Every agent reads every labelled tune case; competence is learned from that."""
-        rows = self._tune_rows(known)
-        fleet = Fleet.load(self.fleet_folder, self.source, self.text)
-        tune = known.take(rows)
-        matrix = read_all(fleet.agents, tune.studies(), [c.label for c in tune], "reading tune")
-        save_responses(matrix, self.outcomes_folder / "tune.parquet")
-        assessor = Assessor.load(self.index_folder, encoder=self.source.fingerprint)
-        Competence.fit(assessor, tune, features.take(rows), matrix).save(
-            self.outcomes_folder / "competence"
+    def add(self, new: Cases, *, tune_share: float = TUNE_SHARE) -> tuple[str | None, Admission]:
+        """Make a version with reviewed cases more; what serves stays.
+
+        The index is fitted and calibrated again and competence learned again, on the cases
+        of the version opened here and the new ones.  Agents are not trained again.
+
+        Args:
+            new: labelled cases; see :func:`curbside.router.growth.admit` for who joins.
+            tune_share: share of new groups that go to ``tune``.
+
+        Returns:
+            The version's name (None where nobody joins), and who joined.
+        """
+        known = self.built_cases()
+        features, more = self.features(known), self.features(new)
+        withheld = self._withheld()
+        admission = admit(
+            known, features.digests, new, more.digests, withheld, tune_share=tune_share
         )
+        if not admission.rows:
+            return None, admission
+        both = Cases([*known, *admission.cases], known.path)
+        # all of them at once: what was encoded is in the cache
+        features = self.features(both)
+        parent = self.version_folder.name
+        made_of = content_hash(
+            "grown", parent, _manifest(admission.cases, features.digests[-len(admission.cases) :])
+        )
+        known_by_now = self.versions.made_of(made_of)
+        if known_by_now is not None:
+            return known_by_now, admission
+        name = self._make(
+            both, features, withheld, made_of=made_of, parent=parent, added=admission.cases
+        )
+        return name, admission
+
+    def _make(
+        self,
+        cases: Cases,
+        features: Features,
+        withheld: Withheld,
+        *,
+        made_of: str,
+        parent: str | None = None,
+        added: Cases | None = None,
+    ) -> str:
+        """Fit, calibrate, read tune, learn competence; write it all as one version."""
+        assessor = Assessor.fit(cases, features, self.config)
+        rows = self._tune_rows(cases)
+        tune, tune_features = cases.take(rows), features.take(rows)
+        fleet = self.fleet()
+        matrix = self._tune_readings(tune, tune_features, fleet, parent)
+        competence = Competence.fit(assessor, tune, tune_features, matrix)
+        manifest = _manifest(cases, features.digests)
+        name = content_hash(
+            "version", assessor.calibration_digest, competence.digest, manifest, made_of
+        )[:16]
+        facts = VersionFacts(
+            name=name,
+            parent=parent,
+            made_of=made_of,
+            fleet=fleet.fingerprint,
+            cases=_by_role(cases),
+            added={} if added is None else _by_role(added),
+        )
+        with self.versions.adding(facts) as folder:
+            assessor.save(folder / "index")
+            competence.save(folder / "competence")
+            save_responses(matrix, folder / "tune.parquet")
+            write_text(folder / CASES_FILE, manifest)
+            write_text(folder / "withheld.json", json.dumps(withheld.to_json()))
+        return name
+
+    def _tune_readings(
+        self, tune: Cases, features: Features, fleet: Fleet, parent: str | None
+    ) -> ResponseMatrix:
+        """Every agent on every labelled tune case; what a parent has of this fleet is kept."""
+        old: ResponseMatrix | None = None
+        place: dict[tuple[str, str], int] = {}
+        if parent is not None and self.versions.facts(parent).fleet == fleet.fingerprint:
+            folder = self.versions.path(parent)
+            old = load_responses(folder / "tune.parquet")
+            image_of = {
+                c.id: c.attributes.get("sha256", "") for c in read_cases(folder / CASES_FILE)
+            }
+            place = {(c, image_of[c]): i for i, c in enumerate(old.cases)}
+        have = [place.get((c.id, d), -1) for c, d in zip(tune, features.digests, strict=True)]
+        fresh = [i for i, at in enumerate(have) if at < 0]
+        todo = tune.take(np.array(fresh, np.intp))
+        new = read_all(fleet.agents, todo.studies(), [c.label for c in todo], "reading tune")
+        if old is None:
+            return new
+        both = ResponseMatrix.concatenated([old, new])
+        turn = {i: len(old) + at for at, i in enumerate(fresh)}
+        return both.take(np.array([turn.get(i, at) for i, at in enumerate(have)], np.intp))
+
+    def _withheld(self) -> Withheld:
+        return Withheld.from_json((self.version_folder / "withheld.json").read_text("utf-8"))
+
+    def _reopen(self) -> None:
+        for name in ("version_folder", "_assessor"):
+            self.__dict__.pop(name, None)
 
     @staticmethod
     def _tune_rows(cases: Cases) -> NDArray[np.intp]:
@@ -135,7 +239,7 @@ class Workspace:
             "index", *common, model_digest(config.encoder.projection), model_digest(config.index)
         )
         fleet = content_hash("fleet", str(FLEET_FORMAT), *common, model_digest(config.fleet))
-        return {"index": index, "fleet": fleet, "outcomes": content_hash(index, fleet)}
+        return {"fleet": fleet, "version": content_hash(index, fleet)}
 
     def _stamp(self, stage: str) -> str:
         try:
@@ -158,8 +262,15 @@ class Workspace:
 
     @cached_property
     def _assessor(self) -> Assessor:
-        fleet = self.fleet()
-        return Assessor.load(self.index_folder, encoder=self.source.fingerprint).bind(
+        fleet, folder = self.fleet(), self.version_folder
+        learned_from = self.versions.facts(folder.name).fleet
+        if learned_from != fleet.fingerprint:
+            raise IndexMismatch(
+                f"index version {folder.name} knows the outcomes of fleet {learned_from[:12]}, "
+                f"but {fleet.fingerprint[:12]} serves",
+                hint="curbside build --cases MANIFEST",
+            )
+        return Assessor.load(folder / "index", encoder=self.source.fingerprint).bind(
             fleet.serving, fleet.specialists, self.competence()
         )
 
@@ -167,36 +278,43 @@ class Workspace:
         """The index with its calibration, bound to the serving agents and their competence.
 
         Raises:
-            NotBuilt, IndexMismatch, IndexCorrupt: see :meth:`Assessor.load`.
+            NotBuilt, IndexMismatch, IndexCorrupt: see :meth:`Assessor.load`; also where the
+                version's outcomes are another fleet's.
         """
         return self._assessor
 
     def built_cases(self) -> Cases:
-        """The train, tune and calibration cases that everything was built from.
+        """The train, tune and calibration cases that this version was made of.
 
         Raises:
-            NotBuilt: nothing was built.
+            NotBuilt, IndexCorrupt.
         """
-        if not self.built_file.is_file():
-            raise NotBuilt(f"there is no {self.built_file.name} in {self.home}", hint=_BUILD)
-        return read_cases(self.built_file)
+        return read_cases(self.version_folder / CASES_FILE)
 
     def competence(self) -> Competence:
         """What the agents got right on tune.  Raises NotBuilt, IndexCorrupt."""
-        return Competence.load(self.outcomes_folder / "competence")
+        return Competence.load(self.version_folder / "competence")
 
     def tune_responses(self) -> ResponseMatrix:
-        """All agents on the labelled tune cases.  Raises NotBuilt."""
-        path = self.outcomes_folder / "tune.parquet"
-        if not path.is_file():
-            raise NotBuilt(f"there are no readings of tune cases in {path.parent}", hint=_BUILD)
-        return load_responses(path)
+        """All agents on the labelled tune cases.  Raises NotBuilt, IndexCorrupt."""
+        return load_responses(self.version_folder / "tune.parquet")
 
 
-def _manifest(cases: Cases) -> str:
+def _by_role(cases: Cases) -> dict[str, int]:
+    return dict(sorted(Counter(cases.roles.tolist()).items()))
+
+
+def _image_digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:  # one that cannot be read cannot join either
+        return ""
+
+
+def _manifest(cases: Cases, digests: Sequence[str]) -> str:
     """The cases as a JSON Lines manifest that is read from anywhere."""
     lines = []
-    for c in cases:
+    for c, digest in zip(cases, digests, strict=True):
         row = {
             "id": c.id,
             "image": str(c.image.absolute()),
@@ -208,6 +326,7 @@ def _manifest(cases: Cases) -> str:
             "role": c.role,
             "tier": c.tier,
             "group": c.group,
+            "sha256": digest,
         }
         lines.append(json.dumps({k: v for k, v in row.items() if v}, ensure_ascii=False))
     return "\n".join(lines) + "\n"

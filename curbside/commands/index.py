@@ -3,23 +3,115 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from curbside.indexes.index_bench import SizeBench
+    from curbside.router.versions import VersionStore
+    from curbside.router.workspace import Workspace
 
 __all__ = ["register"]
+
+_Config = Annotated[
+    Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group ``index`` to the command line."""
     index = typer.Typer(no_args_is_help=True, help="The index: its versions, growth and speed.")
-    index.command("bench")(bench)
-    # a group with one command would otherwise swallow the command's name
-    index.callback()(lambda: None)
+    for command in (add, promote, rollback, list_versions, bench):
+        index.command(command.__name__.removesuffix("_versions"))(command)
     app.add_typer(index, name="index")
+
+
+def add(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of labelled cases.")],
+    tune_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of new groups that agents are judged on.")
+    ] = 0.3,
+    config: _Config = None,
+) -> None:
+    """Make a version with reviewed cases more: fitted, calibrated, competence learned again.
+
+    A case joins train or tune with its whole group; never test, never both.  What serves
+    stays until the new version is promoted.
+    """
+    from curbside.cases import read_cases
+
+    workspace = _workspace(config)
+    name, admission = workspace.add(read_cases(manifest), tune_share=tune_share)
+    for why, n in sorted(admission.refused.items()):
+        typer.echo(f"  {n} refused: {why}")
+    if name is None:
+        typer.echo("no case joins, so there is no new version")
+        raise typer.Exit
+    facts = workspace.versions.facts(name)
+    joined = ", ".join(f"{n} to {role}" for role, n in facts.added.items())
+    typer.echo(f"version {name}: {joined}")
+    typer.echo(f"next: curbside eval gate for this version, then curbside index promote {name}")
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="Name of a version; see curbside index list.")],
+    without_gate: Annotated[
+        str, typer.Option(metavar="REASON", help="Promote although no gate was passed; kept.")
+    ] = "",
+) -> None:
+    """Serve a version that has passed the gate against the one that serves now."""
+    store = _versions()
+    store.promote(version, without_gate=without_gate)
+    typer.echo(f"version {version} serves; curbside index rollback returns to the one before")
+
+
+def rollback(
+    why: Annotated[str, typer.Option(metavar="REASON", help="Kept in the history.")] = "",
+) -> None:
+    """Serve again what served before the last promotion."""
+    typer.echo(f"version {_versions().rollback(why)} serves")
+
+
+def list_versions(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Every version, what it has more than its parent, what the gate said, which one serves."""
+    store = _versions()
+    serving = store.serving()
+    if as_json:
+        rows = [store.facts(n).model_dump(mode="json") for n in store.names()]
+        typer.echo(json.dumps({"serving": serving.model_dump(mode="json"), "versions": rows}))
+        return
+    for name in store.names():
+        facts, gate = store.facts(name), store.gate(name)
+        mark = "▶" if name == serving.history[-1].version else " "
+        cases = ", ".join(f"{n} {role}" for role, n in facts.cases.items())
+        grown = " ".join(f"+{n} {role}" for role, n in facts.added.items())
+        said = "" if gate is None else f"  gate {'passed' if gate.passed else 'NOT passed'}"
+        parent = f"  from {facts.parent} {grown}" if facts.parent else ""
+        typer.echo(f"{mark} {name}  {facts.created[:16]}  {cases}{parent}{said}")
+    typer.echo("history")
+    for event in serving.history:
+        why = f": {event.why}" if event.why else ""
+        typer.echo(f"  {event.at[:16]}  {event.how} {event.version}{why}")
+
+
+def _workspace(config: Path | None) -> Workspace:
+    from curbside.config import load_config
+    from curbside.home import config_path, home
+    from curbside.router.workspace import Workspace
+
+    return Workspace(home(), load_config(config or config_path()))
+
+
+def _versions() -> VersionStore:
+    from curbside.config import load_config
+    from curbside.home import config_path, home
+    from curbside.router.versions import VersionStore
+
+    return VersionStore(home() / load_config(config_path()).stores.index)
 
 
 def bench(

@@ -1,0 +1,173 @@
+"""A home that grows: build, add, promote, roll back; what serves is always one whole version."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests_growing_world import SIZES, config, open_workspace, write_manifest
+
+from curbside.cases import read_cases
+from curbside.errors import IndexCorrupt, IndexMismatch, UserError
+from curbside.router.workspace import Workspace
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    manifest = write_manifest(pictures, "manifest.csv", SIZES)
+    open_workspace(tmp_path / "home").build(read_cases(manifest))
+    return tmp_path / "home"
+
+
+def more(home: Path, *, start: int = 100, n: int = 3, role: str = "") -> Path:
+    return write_manifest(home.parent / "pictures", f"more-{start}.csv", {role: n}, start=start)
+
+
+def answers(workspace: Workspace) -> np.ndarray:  # type: ignore[type-arg]
+    x = np.random.default_rng(0).normal(size=(20, 24)).astype(np.float32)
+    return workspace.assessor().assess(x).novelty
+
+
+def test_a_second_build_makes_nothing(home: Path) -> None:
+    before = open_workspace(home).versions.serving()
+    open_workspace(home).build(read_cases(home.parent / "pictures" / "manifest.csv"))
+    assert open_workspace(home).versions.serving() == before
+
+
+def test_reviewed_cases_join_and_serve_only_once_promoted(home: Path) -> None:
+    serving = open_workspace(home)
+    first, before = serving.versions.current(), answers(serving)
+    name, admission = serving.add(read_cases(more(home)))
+    assert name is not None
+    assert admission.refused == {}
+    assert {c.role for c in admission.cases} == {"train", "tune"}
+    assert serving.versions.current() == first
+    assert (answers(open_workspace(home)) == before).all()
+    candidate = open_workspace(home, name)
+    known, grown = serving.built_cases(), candidate.built_cases()
+    assert len(grown) == len(known) + 18
+    added = serving.versions.facts(name).added
+    assert added["train"] + added["tune"] == 18
+    assert len(candidate.assessor()) == len(serving.assessor()) + added["train"]
+    tuned = set(candidate.tune_responses().cases) - set(serving.tune_responses().cases)
+    assert len(tuned) == added["tune"]
+    assert not (answers(candidate) == before).all()
+    serving.versions.promote(name, without_gate="a test")
+    assert (answers(open_workspace(home)) == answers(candidate)).all()
+    assert (answers(serving) == before).all()  # whoever opened the old one keeps it
+    serving.versions.rollback("")
+    assert (answers(open_workspace(home)) == before).all()
+
+
+def test_the_same_cases_make_the_same_version_once(home: Path) -> None:
+    manifest = read_cases(more(home))
+    a, _ = open_workspace(home).add(manifest)
+    b, _ = open_workspace(home).add(manifest)
+    assert a == b
+    assert len(open_workspace(home).versions.names()) == 2
+
+
+def test_old_tune_readings_are_kept_and_only_new_ones_are_made(home: Path) -> None:
+    serving = open_workspace(home)
+    asked: list[int] = []
+    for agent in serving.fleet().agents.values():
+        read = agent.read_batch
+        agent.read_batch = lambda s, read=read: (asked.append(len(s)), read(s))[1]  # type: ignore[method-assign,misc,assignment]
+    name, admission = serving.add(read_cases(more(home)))
+    tune = sum(c.role == "tune" for c in admission.cases)
+    assert sum(asked) == 2 * tune
+    a, b = serving.tune_responses(), open_workspace(home, name).tune_responses()
+    assert b.cases[: len(a)] == a.cases
+    assert (b.probabilities[: len(a)] == a.probabilities).all()
+
+
+def test_a_build_keeps_what_was_added_since(home: Path) -> None:
+    workspace = open_workspace(home)
+    name, _ = workspace.add(read_cases(more(home)))
+    assert name is not None
+    workspace.versions.promote(name, without_gate="a test")
+    manifest = home.parent / "pictures" / "manifest.csv"
+    open_workspace(home).build(read_cases(manifest))
+    assert workspace.versions.current() == name
+    # another manifest is another beginning
+    other = write_manifest(home.parent / "pictures", "other.csv", SIZES, start=500)
+    open_workspace(home).build(read_cases(other))
+    assert workspace.versions.current() != name
+    assert workspace.versions.facts(workspace.versions.current()).parent is None
+    # and one that is there already serves again without being made
+    open_workspace(home).build(read_cases(manifest))
+    assert workspace.versions.facts(workspace.versions.current()).made_of
+    assert len(workspace.versions.names()) == 3
+
+
+def test_test_cases_never_join(home: Path) -> None:
+    workspace = open_workspace(home)
+    manifest = read_cases(home.parent / "pictures" / "manifest.csv")
+    name, admission = workspace.add(manifest.take(manifest.where(role="test")))
+    assert name is None
+    assert dict(admission.refused) == {"a test case": 18}
+    stripped = write_manifest(home.parent / "pictures", "again.csv", {"test": 3})
+    text = stripped.read_text().replace(",test,", ",,")
+    stripped.write_text(text.replace("test-", "other-"))
+    name, admission = workspace.add(read_cases(stripped))
+    assert name is None  # the images are known to be of test
+    assert dict(admission.refused) == {"a test case": 18}
+
+
+def test_a_version_of_another_fleet_does_not_serve(home: Path) -> None:
+    workspace = open_workspace(home)
+    workspace.fleet().fingerprint = "another"  # type: ignore[misc]
+    with pytest.raises(IndexMismatch, match="knows the outcomes of fleet fleet, but another"):
+        workspace.assessor()
+
+
+def test_a_changed_byte_anywhere_is_found_when_a_version_is_opened(home: Path) -> None:
+    folder = open_workspace(home).version_folder
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "version.json"):
+        raw = file.read_bytes()
+        file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+        with pytest.raises(IndexCorrupt, match="is damaged"):
+            open_workspace(home).assessor()
+        file.write_bytes(raw)
+    open_workspace(home).assessor()
+
+
+def test_an_unknown_version_is_the_user_s_to_mend(home: Path) -> None:
+    with pytest.raises(UserError, match="no index version 'seven'"):
+        Workspace(home, config(), version="seven").version_folder.is_dir()
+
+
+def test_no_query_fails_while_versions_are_swapped(home: Path) -> None:
+    workspace = open_workspace(home)
+    name, _ = workspace.add(read_cases(more(home)))
+    assert name is not None
+    expected = [answers(workspace), answers(open_workspace(home, name))]
+    failed: list[str] = []
+    stop = threading.Event()
+    counts = [0] * 3
+
+    def query(i: int) -> None:
+        while not stop.is_set():
+            try:
+                found = answers(open_workspace(home))
+            except Exception as e:
+                failed.append(repr(e))
+                return
+            counts[i] += 1
+            if not any((found == e).all() for e in expected):
+                failed.append("neither the old version nor the new one")
+
+    readers = [threading.Thread(target=query, args=(i,)) for i in range(3)]
+    for r in readers:
+        r.start()
+    while min(counts) < 5 and not failed:
+        workspace.versions.promote(name, without_gate="swap")
+        workspace.versions.rollback("swap")
+    stop.set()
+    for r in readers:
+        r.join()
+    assert failed == []
