@@ -208,6 +208,8 @@ class Workspace:
             place = {(c, image_of[c]): i for i, c in enumerate(old.cases)}
         have = [place.get((c.id, d), -1) for c, d in zip(tune, features.digests, strict=True)]
         fresh = [i for i, at in enumerate(have) if at < 0]
+        if old is not None and not fresh:
+            return old.take(np.array(have, np.intp))
         todo = tune.take(np.array(fresh, np.intp))
         new = read_all(fleet.agents, todo.studies(), [c.label for c in todo], "reading tune")
         if old is None:
