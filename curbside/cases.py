@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from curbside.errors import CasesError, RowProblem
 from curbside.study import Question, Study, content_hash
 
-__all__ = ["ROLES", "TIERS", "Case", "Cases", "read_cases"]
+__all__ = ["ROLES", "TIERS", "Case", "Cases", "read_cases", "read_table"]
 
 ROLES = ("train", "tune", "calibration", "test")
 TIERS = ("common", "rare", "novel")
@@ -169,7 +169,7 @@ def read_cases(path: Path) -> Cases:
         CasesError: it cannot be read, lacks a column, holds no case, or has bad rows: all
             of them are in ``problems``, by line and reason.
     """
-    rows = _rows(path)
+    rows = read_table(path)
     if not rows:
         raise CasesError(f"{path} has no case in it", hint=_HINT)
     columns = list(dict.fromkeys(c for _, row in rows for c in row if c))
@@ -201,7 +201,12 @@ def read_cases(path: Path) -> Cases:
     return Cases(cases, path)
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_table(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Rows of a CSV, JSONL or Parquet file with their line numbers, nothing checked.
+
+    Raises:
+        CasesError: it cannot be read as what its ending says.
+    """
     if path.suffix.lower() not in _SUFFIXES:
         raise CasesError(
             f"{path} is no manifest by its name; valid endings: {', '.join(_SUFFIXES)}", hint=_HINT

@@ -35,6 +35,7 @@ __all__ = [
     "StoresConfig",
     "TierPolicy",
     "load_config",
+    "load_model",
     "load_policy",
     "load_policy_file",
     "save_config",
@@ -234,7 +235,7 @@ def load_config(path: Path) -> Config:
         ConfigError: missing file, broken YAML, unknown key or bad value; names key,
             value, valid values and line, for all problems at once.
     """
-    return _load(Config, path)
+    return load_model(Config, path)
 
 
 class _PolicyFile(_Strict):
@@ -249,7 +250,7 @@ def load_policy(path: Path) -> AnyPolicy:
 
 def load_policy_file(path: Path) -> tuple[AnyPolicy, PolicyProvenance | None]:
     """The policy of a file, and what it was fitted on if ``curbside policy fit`` wrote it."""
-    found = _load(_PolicyFile, path)
+    found = load_model(_PolicyFile, path)
     return found.policy, found.provenance
 
 
@@ -270,12 +271,20 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _KINDS = ("tier", "competence", "cascade", "average")
 
 
-def _load(model: type[_Model], path: Path) -> _Model:
+def load_model(model: type[_Model], path: Path, *, hint: str = "") -> _Model:
+    """Read a YAML file as a strict model.
+
+    Args:
+        hint: what to do about a bad file; default: ``curbside config check``.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
-            f"{path} does not exist", hint="make demo, or curbside config init"
+            f"{path} does not exist", hint=hint or "make demo, or curbside config init"
         ) from None
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} cannot be read: {e}") from e
@@ -292,7 +301,7 @@ def _load(model: type[_Model], path: Path) -> _Model:
     if problems:
         raise ConfigError(
             f"{path} has {len(problems)} problem(s):\n  " + "\n  ".join(problems),
-            hint=f"edit it, then: curbside config check {path}",
+            hint=hint or f"edit it, then: curbside config check {path}",
         )
     return found
 

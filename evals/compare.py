@@ -147,6 +147,11 @@ def compare(
     def difference(stratum: str, metric: str, n: int, cells: Flags | None = None) -> Difference:
         x, y = (scorer.metric(metric, s, cells) for s in sums)
         delta, low, high = interval(np.asarray(x - y, np.float32))
+        detectable = minimum_detectable(x - y)
+        if metric != "cost" and low == high == 0:
+            # not one case differs: the bootstrap knows no spread, the rule of three does
+            high = min(3 / n, 1.0)
+            low, detectable = -high, high
         return Difference(
             stratum=stratum,
             metric=metric,
@@ -158,7 +163,7 @@ def compare(
             ci_high=high,
             p=p_value(x - y),
             p_holm=None,
-            minimum_detectable=minimum_detectable(x - y),
+            minimum_detectable=detectable,
             verdict=_costly(metric, verdict_of(delta, low, high, margin)),
         )
 
@@ -234,7 +239,7 @@ def _mcnemar(only_a: int, only_b: int) -> float:
 
 def lines(c: Comparison) -> list[str]:
     """For people: overall numbers, strata, and the verdict."""
-    head = f"{'':<22}{'n':>6}{c.a[-16:]:>18}{c.b[-16:]:>18}{'a − b':>9}  {'95 %':<18}{'MDE':>7}  "
+    head = f"{'':<22}{'n':>6}{'a':>8}{'b':>8}{'a − b':>9}  {'95 %':<18}{'MDE':>7}  "
     out = [f"a = {c.a}", f"b = {c.b}", "", head]
     out += [_line(d, d.metric.replace("_", " ")) for d in c.overall]
     out += ["", "accuracy by stratum (verdicts after Holm over the strata)"]
@@ -260,7 +265,7 @@ def _line(d: Difference, name: str) -> str:
     digits = ".3f" if scale == 1 else ".1f"
     span = f"[{show(d.ci_low, '+' + digits)}, {show(d.ci_high, '+' + digits)}]"
     return (
-        f"{name:<22}{d.n:>6}{show(d.a, digits):>18}{show(d.b, digits):>18}"
+        f"{name:<22}{d.n:>6}{show(d.a, digits):>8}{show(d.b, digits):>8}"
         f"{show(d.delta, '+' + digits):>9}  {span:<18}{show(d.minimum_detectable, digits):>7}"
         f"  {d.verdict}"
     )

@@ -106,7 +106,15 @@ def plain_arms(part: Part, roster: Roster, config: Config) -> dict[str, Arm]:
     for agent in LINEAR:
         if agent in m.agents:
             out[agent] = arm_.single(m, agent, agent, "linear")
+    for agent in _others(m, roster.specialists):
+        out[agent] = arm_.single(m, agent, agent)
     return out
+
+
+def _others(matrix: ResponseMatrix, specialists: Mapping[str, str]) -> list[str]:
+    """Agents that no rule names: each is an arm alone."""
+    named = {GFULL, G16, TWIN, *LINEAR, *specialists.values()}
+    return [a for a in matrix.agents if a not in named]
 
 
 def test_arms(
@@ -166,7 +174,9 @@ def best(scores: Mapping[str, float], among: Sequence[str]) -> str:
 
 
 def single_names(trained: Sequence[Trained]) -> set[str]:
-    return set(trained[0].specialists.values())
+    """Agents that are arms alone: every specialist, and agents that no rule names."""
+    t = trained[0]
+    return {*t.specialists.values(), *_others(t.test.matrix, t.specialists)}
 
 
 def is_gated(arm: Arm) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,11 +80,18 @@ PHANTOM_CAVEAT = (
 
 @dataclass(frozen=True)
 class TunedFleet:
-    """One trained draw: its agents, and what they said of the tune cases."""
+    """One trained draw: its agents, and what they said of the tune cases.
+
+    Args:
+        about: arm → what it is, for agents that were not built here.
+        notes: what a reader must know of such agents; none for those built here.
+    """
 
     seed: int
     fleet: Fleet
     tune: ResponseMatrix
+    about: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,7 @@ def run_evaluation(
         phantoms=phantoms,
         attributes=any(c.attributes.keys() & DEMOGRAPHIC for c in cases),
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        about=fleets[0].about,
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     )
     save_outcomes(result.outcomes, out / OUTCOMES_FILE)
@@ -317,27 +325,30 @@ def _reusable(path: Path, digest: str) -> Summary | None:
 
 
 def _notes(fleets: Sequence[TunedFleet], frame: Frame, *, phantoms: bool) -> list[str]:
-    notes = []
-    if len(fleets) == 1:
-        notes.append(
-            f"one few-shot draw and one seed of each arm (seed {fleets[0].seed}): intervals hold "
-            "for these trained models; make benchmark resamples five draws and seeds"
-        )
-    else:
-        notes.append(
-            f"{len(fleets)} few-shot draws and seeds, resampled in every replicate; with so few "
-            "the share of variation between them is itself uncertain"
-        )
+    notes = list(fleets[0].notes) or _about_draws(fleets, int(frame.asked.sum()))
     if phantoms:
         notes.append(PHANTOM_CAVEAT)
     if not frame.usable.all():
         failed = int((~frame.usable).sum())
         notes.append(f"{failed} images could not be read; they count as not answered")
-    asked = int(frame.asked.sum())
-    notes.append(
-        f"latency is wall time a case in batches on this machine, over {asked} cases, features "
-        "cached; cost is calls"
-    )
     if frame.confounded.any():
         notes += CAVEATS
     return notes
+
+
+def _about_draws(fleets: Sequence[TunedFleet], asked: int) -> list[str]:
+    if len(fleets) == 1:
+        draws = (
+            f"one few-shot draw and one seed of each arm (seed {fleets[0].seed}): intervals hold "
+            "for these trained models; make benchmark resamples five draws and seeds"
+        )
+    else:
+        draws = (
+            f"{len(fleets)} few-shot draws and seeds, resampled in every replicate; with so few "
+            "the share of variation between them is itself uncertain"
+        )
+    latency = (
+        f"latency is wall time a case in batches on this machine, over {asked} cases, features "
+        "cached; cost is calls"
+    )
+    return [draws, latency]

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curbside.config import Config
+from curbside.errors import UserError
 from curbside.evals.evaluation import Result
 from curbside.evals.matrix import read_matrix
 from curbside.evals.protocol import GFULL, TWIN
 from curbside.evals.report import novelty_histogram, write_report
 from curbside.evals.runner import Built, TunedFleet, evaluated, run_evaluation, tune_cases
 from curbside.evals.schema import Summary
+from curbside.responses import ResponseMatrix
 
 if TYPE_CHECKING:
     from curbside.cases import Cases
     from curbside.router.workspace import Workspace
 
-__all__ = ["evaluate_manifest", "open_built", "train_draws"]
+__all__ = ["evaluate_manifest", "open_built", "recorded_agents", "train_draws"]
 
 
 def open_built(workspace: Workspace) -> Built:
@@ -38,6 +40,39 @@ def served_fleet(workspace: Workspace) -> TunedFleet:
     """The fleet that serves, and what it said of the tune cases."""
     seed = workspace.config.fleet.seed
     return TunedFleet(seed, workspace.fleet(), workspace.tune_responses())
+
+
+def recorded_agents(workspace: Workspace, cases: Cases, readings: Path, team: Path) -> TunedFleet:
+    """Agents whose answers are known already, from a file of readings and a team file.
+
+    Args:
+        cases: the manifest that is evaluated, all roles.
+
+    Raises:
+        CasesError, ConfigError: one of the files is wrong; all problems are named.
+        UserError: nothing on tune was read, so nothing could be chosen honestly.
+    """
+    from curbside.evals.recorded import about_team, load_team, read_readings, recorded_fleet
+
+    built = workspace.built_cases()
+    who, found = load_team(team), read_readings(readings, (cases, built))
+    fleet = recorded_fleet(found, who, built)
+    tune = tune_cases(built)
+    if not found.cases & set(tune.ids.tolist()):
+        raise UserError(
+            f"{readings.name} has no reading of a tune case, and what is chosen is chosen on tune",
+            hint="add readings of the cases with role tune, then run it again",
+        )
+    said = {name: agent.read_batch(tune.studies()) for name, agent in fleet.agents.items()}
+    matrix = ResponseMatrix.from_responses(
+        tune.ids.tolist(),
+        list(said),
+        [c.options for c in tune],
+        [c.label for c in tune],
+        list(zip(*said.values(), strict=True)),
+    )
+    about, notes = about_team(who, found, readings.name)
+    return TunedFleet(0, fleet, matrix, about, notes)
 
 
 def evaluate_manifest(

@@ -73,12 +73,14 @@ def summarise(
     attributes: bool,
     generated_at: str,
     machine: str,
+    about: Mapping[str, str] | None = None,
 ) -> Summary:
     """The summary of an evaluation.
 
     Args:
         build_cost: by agent; arms of several agents are summed here.
         attributes: the manifest has columns of attributes that subgroups could be made of.
+        about: arm → what it is, where that differs from the usual.
     """
     f = result.frame
     return Summary(
@@ -107,7 +109,7 @@ def summarise(
             worth={k: float(v) for k, v in vars(Utility()).items()},
             fallback_specialist=list(result.fallbacks),
         ),
-        arms={name: _arm(a, result) for name, a in result.arms.items()},
+        arms={name: _arm(a, result, about or {}) for name, a in result.arms.items()},
         contrasts=[_contrast(c) for c in result.contrasts],
         modality=_modality(result),
         novelty=_novelty(result),
@@ -168,7 +170,7 @@ def _estimate(triple: Interval) -> Estimate:
     return Estimate(value=triple[0], ci_low=triple[1], ci_high=triple[2])
 
 
-def _arm(a: ArmResult, result: Result) -> ArmSummary:
+def _arm(a: ArmResult, result: Result, about: Mapping[str, str]) -> ArmSummary:
     def metric(name: str) -> Metric:
         value, low, high = a.overall[name]
         return Metric(
@@ -197,7 +199,7 @@ def _arm(a: ArmResult, result: Result) -> ArmSummary:
         )
     return ArmSummary(
         kind=a.kind,
-        about=_ABOUT.get(a.name, f"{a.name} answers everything"),
+        about=about.get(a.name) or _ABOUT.get(a.name, f"{a.name} answers everything"),
         **{m: metric(m) for m in METRICS},
         auroc=_estimate(a.overall["auroc"]),
         accuracy_unconfounded=_estimate(a.overall["accuracy_unconfounded"]),

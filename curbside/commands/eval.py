@@ -49,7 +49,9 @@ def eval_compare(
     )
     for line in lines(found):
         typer.echo(line)
-    typer.echo(f"VERDICT    a is {found.verdict} (accuracy, margin {100 * margin:g} points)")
+    typer.echo(
+        f"VERDICT    {found.verdict} (a against b, margin {100 * margin:g} points)"
+    )
     if out is not None:
         write_text(out, found.model_dump_json(indent=1) + "\n")
 
@@ -63,18 +65,40 @@ def eval_run(
     replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     phantoms: Annotated[bool, typer.Option(help="Label the cases as phantoms.")] = False,
+    readings: Annotated[
+        Path | None,
+        typer.Option(help="Readings made elsewhere; with --team."),
+    ] = None,
+    team: Annotated[
+        Path | None, typer.Option(help="YAML: who of them is generalist, who specialist.")
+    ] = None,
 ) -> None:
     """Every agent reads every case once; arms, gates and the verdict by replay."""
     from curbside.cases import read_cases
     from curbside.config import load_config
-    from curbside.evals.session import evaluate_manifest
+    from curbside.errors import UserError
+    from curbside.evals.session import evaluate_manifest, recorded_agents
     from curbside.evals.table import print_summary
     from curbside.home import config_path, home
     from curbside.router.workspace import Workspace
 
+    if (readings is None) != (team is None):
+        raise UserError(
+            "--readings and --team go together", hint="docs/evaluate-your-own.md has an example"
+        )
     workspace = Workspace(home(), load_config(config or config_path()))
+    manifest = read_cases(cases)
+    fleets = None
+    if readings is not None and team is not None:
+        fleets = [recorded_agents(workspace, manifest, readings, team)]
     summary, reused = evaluate_manifest(
-        workspace, read_cases(cases), out, replicates=replicates, seed=seed, phantoms=phantoms
+        workspace,
+        manifest,
+        out,
+        replicates=replicates,
+        seed=seed,
+        phantoms=phantoms,
+        fleets=fleets,
     )
     print_summary(summary)
     if reused:

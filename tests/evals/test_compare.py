@@ -72,6 +72,10 @@ def test_a_run_against_itself_is_equivalent(plant):
     assert same.verdict == "equivalent"
     assert same.overall[0].delta == 0
     assert same.mcnemar_p is None  # no case differs
+    assert same.overall[0].ci_high == pytest.approx(3 / same.n)
+    few = next(d for d in same.strata if d.stratum == "modality cxr")
+    assert few.n < 3 / 0.02
+    assert few.verdict == "inconclusive"  # agreement on few cases proves nothing
 
 
 def test_only_shared_cases_with_the_same_truth_are_compared(plant):
