@@ -49,9 +49,7 @@ def eval_compare(
     )
     for line in lines(found):
         typer.echo(line)
-    typer.echo(
-        f"VERDICT    {found.verdict} (a against b, margin {100 * margin:g} points)"
-    )
+    typer.echo(f"VERDICT    {found.verdict} (a against b, margin {100 * margin:g} points)")
     if out is not None:
         write_text(out, found.model_dump_json(indent=1) + "\n")
 
