@@ -81,8 +81,10 @@ class IndexConfig(_Strict):
     """``flat`` is exact, ``hnsw`` a graph; ``auto``: flat up to ``flat_up_to`` vectors."""
     flat_up_to: int = Field(default=10_000, ge=1)
     """Most vectors that ``auto`` searches exactly; docs/index-life.md has the curve."""
-    novelty: Literal["mahalanobis", "knn"] = "mahalanobis"
-    """Novelty score; see docs/rarity.md."""
+    novelty: Literal[
+        "mahalanobis", "relative-mahalanobis", "knn", "lof", "residual", "msp", "energy"
+    ] = "mahalanobis"
+    """Novelty score, as ``curbside index select-novelty`` chooses it; see docs/rarity.md."""
     stratum_minimum: int = Field(default=45, ge=1)
     """Fewest calibration cases for a modality's own p-values; below it the pooled ones serve."""
 
