@@ -199,6 +199,10 @@ class StoresConfig(_Strict):
     """Folder of cached features, named by content."""
     checkpoints: str = "checkpoints.sqlite"
     """SQLite file of interrupted cases."""
+    ledger: str = "ledger.sqlite"
+    """SQLite file of every case's outcome, or a SQLAlchemy URL of another database."""
+    sources: str = "sources.sqlite"
+    """SQLite file that says where the images of a case are; see ``privacy.keep_sources``."""
 
 
 class PrivacyConfig(_Strict):
@@ -206,6 +210,9 @@ class PrivacyConfig(_Strict):
 
     allowed_tags: tuple[str, ...] = ("Modality", "BodyPartExamined")
     """DICOM attributes that may be kept; all others are dropped."""
+    keep_sources: bool = True
+    """Keep, on this machine and apart from all records, which files a case came from, so that
+    the console can show its images.  File names may hold names of patients."""
 
 
 class Config(_Strict):

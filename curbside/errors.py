@@ -10,6 +10,7 @@ The hierarchy, drawn as a tree::
     │   ├── IndexMismatch         an index of another encoder, code version or content
     │   ├── IndexCorrupt          checksums differ, a file is missing or half-written
     │   ├── NotBuilt              a step before this one has not been run
+    │   ├── Conflict              somebody else changed a case in between
     │   └── MissingExtra          an optional dependency is not installed
     ├── BackendError              a back end failed              exit code 1
     │   ├── AgentUnavailable      an agent cannot be reached or loaded
@@ -31,6 +32,7 @@ __all__ = [
     "BackendError",
     "CasesError",
     "ConfigError",
+    "Conflict",
     "CurbsideError",
     "ImageError",
     "IndexCorrupt",
@@ -127,6 +129,12 @@ class NotBuilt(UserError):
     """Something that an earlier command makes is not there yet."""
 
     code = "not-built"
+
+
+class Conflict(UserError):
+    """A case has changed since the person saw it; names who changed it."""
+
+    code = "conflict"
 
 
 class MissingExtra(UserError):
