@@ -16,7 +16,7 @@ from curbside.errors import CurbsideError
 __all__ = ["COMMANDS", "app", "main"]
 
 #: Modules of curbside.commands, in the order of the help text.
-COMMANDS = ("demo", "build", "route", "eval", "index", "benchmark", "config", "encoder")
+COMMANDS = ("demo", "build", "route", "eval", "index", "benchmark", "config", "bench")
 
 app = typer.Typer(
     name="curbside",

@@ -1,4 +1,4 @@
-"""``curbside bench encoder``: the encoder's speed and fidelity beside eager torch."""
+"""``curbside bench``: how fast the parts are on this machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``bench encoder`` to the command line."""
+    """Add ``bench`` to the command line."""
     bench = typer.Typer(no_args_is_help=True, help="Measure the parts on this machine.")
     bench.command("encoder")(bench_encoder)
-    # a group with one command would otherwise swallow the command's name
-    bench.callback()(lambda: None)
+    bench.command("ledger")(bench_ledger)
     app.add_typer(bench, name="bench")
 
 
@@ -45,3 +44,25 @@ def bench_encoder(
     typer.echo(f"  curbside (ONNX Runtime)            {result.rate:7.1f} images/s")
     typer.echo(f"  ratio                              {result.ratio:7.1f} x")
     typer.echo(f"  least cosine between the two       {result.cosine:.7f}")
+
+
+def bench_ledger(
+    cases: Annotated[int, typer.Option(min=1, max=10**7, help="Synthetic cases.")] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Times each view is asked.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Milliseconds of the worklist's pages, filters and counts over a ledger of many cases."""
+    from curbside.router.ledger_bench import bench_ledger as run
+
+    result = run(cases, rounds=rounds)
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    typer.echo(
+        f"{result.cases} synthetic cases, written in {result.write_seconds:.0f} s; "
+        f"median of {result.rounds} rounds, ms"
+    )
+    typer.echo(f"  {'view':<20} {'page':>8} {'next':>8} {'counts':>8}")
+    for name, (first, then, counts) in result.views.items():
+        typer.echo(f"  {name:<20} {first:8.1f} {then:8.1f} {counts:8.1f}")
+    typer.echo(f"  slowest page with its counts {result.worst:.1f} ms")
