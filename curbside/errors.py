@@ -26,8 +26,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
+    "IMAGE_REASONS",
+    "UNSAFE",
     "AgentUnavailable",
     "BackendError",
     "CasesError",
@@ -44,6 +47,27 @@ __all__ = [
     "StorageError",
     "UserError",
 ]
+
+
+#: Why an image cannot be used → what that means; docs/studies.md says more.
+IMAGE_REASONS = {
+    "missing": "there is no such file",
+    "empty": "no byte in it",
+    "truncated": "it ends before its pixels do",
+    "unreadable": "header or pixels are broken",
+    "wrong_type": "not a kind of file that is read",
+    "not_an_image": "a DICOM object that shows no picture of a patient: a report, a plan, a mask",
+    "no_pixels": "a DICOM image without pixels",
+    "duplicate": "another object of the study has the same UID and other content",
+    "unsupported": "nothing that is installed decodes it",
+    "too_large": "it is, claims or would become larger than is opened",
+    "too_deep": "its sequences are nested deeper than is opened",
+    "timeout": "decoding took too long",
+    "out_of_memory": "decoding wanted too much memory",
+    "crashed": "the decoder died of it",
+}
+#: Reasons that make a file unsafe to open.
+UNSAFE = frozenset({"too_large", "too_deep", "timeout", "out_of_memory", "crashed"})
 
 
 class CurbsideError(Exception):
@@ -102,8 +126,8 @@ class CasesError(UserError):
 class ImageError(UserError):
     """One image cannot be used.
 
-    ``reason`` is one of ``missing | empty | truncated | unreadable | wrong_type |
-    too_large``; it is what a failed case carries instead of an answer.
+    ``reason`` is one of :data:`IMAGE_REASONS`; it is what a failed case carries instead of an
+    answer.
     """
 
     code = "image"
@@ -111,6 +135,14 @@ class ImageError(UserError):
     def __init__(self, reason: str, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+
+    @property
+    def unsafe(self) -> bool:
+        """Whether opening it would have cost too much: such a file is quarantined."""
+        return self.reason in UNSAFE
+
+    def __reduce__(self) -> tuple[Any, ...]:  # two arguments, which pickle would not know
+        return type(self), (self.reason, self.message)
 
 
 class IndexMismatch(UserError):

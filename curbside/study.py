@@ -1,7 +1,7 @@
 """What comes in: a study, its images and the question asked of it.
 
-Knows nothing of files formats (``curbside.pixels`` does) nor of models.  Pixels
-are lazy: a :class:`Study` can be logged, pickled or checkpointed without one.
+Knows nothing of file formats (``curbside.pixels`` and ``curbside.intake`` do) nor of models.
+Pixels are lazy: a :class:`Study` can be logged, pickled or checkpointed without one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -18,9 +18,17 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from curbside.pixels import read_image
+from curbside import decoding
+from curbside.archives import Member
+from curbside.errors import ImageError
+from curbside.pixels import MAX_BYTES, read_bytes, read_image
+from curbside.sniffing import PREFIX, is_dicom
+from curbside.windows import Window
 
 __all__ = ["Instance", "Question", "QuestionKind", "Series", "Study", "content_hash"]
+
+#: Goes into digests of DICOM frames: another way of rendering them makes other pictures.
+_RENDERING = "dicom-1"
 
 
 def content_hash(*parts: bytes | str) -> str:
@@ -66,22 +74,67 @@ class Question:
 
 @dataclass(frozen=True)
 class Instance:
-    """One image of a series; ``source`` is a file, or the bytes of one."""
+    """One image of a series: a file, the bytes of one, or a frame of a DICOM object.
 
-    source: Path | bytes
+    Args:
+        source: a file, the bytes of one, a member of an archive; or the reason why there is
+            nothing to read, which then comes up wherever the image is asked for.
+        frame: of a DICOM object, from 0; None takes the middle one.
+        window: of a grey DICOM object: a name of ``curbside.windows.WINDOWS`` (CT only), (level,
+            width) in the object's units, or None for what the object says.
+    """
 
-    def digest(self) -> str:
-        """SHA-256 of the encoded bytes, which names the content without showing it."""
-        raw = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
-        return hashlib.sha256(raw).hexdigest()
+    source: Path | bytes | Member | ImageError
+    frame: int | None = None
+    window: Window = None
 
-    def pixels(self) -> NDArray[np.uint8]:
+    def read(self) -> bytes:
+        """The encoded bytes.  Raises ImageError; names no path."""
+        if isinstance(self.source, ImageError):
+            raise self.source
+        if isinstance(self.source, Member):
+            return self.source.read(MAX_BYTES)
+        return read_bytes(self.source)
+
+    def digest(self, raw: bytes | None = None) -> str:
+        """SHA-256 that names the content without showing it.
+
+        Of the encoded bytes; for a DICOM object with frame and window, since one object holds
+        many pictures.
+
+        Args:
+            raw: what :meth:`read` gave, where that is at hand.
+
+        Raises:
+            ImageError: the bytes cannot be read.
+        """
+        raw = self.read() if raw is None else raw
+        whole = hashlib.sha256(raw).hexdigest()
+        if not is_dicom(raw[:PREFIX]):
+            return whole
+        return content_hash(_RENDERING, whole, json.dumps([self.frame, self.window]))
+
+    def pixels(self, raw: bytes | None = None) -> NDArray[np.uint8]:
         """Decode now: RGB, uint8, (height, width, 3).
+
+        Args:
+            raw: what :meth:`read` gave, where that is at hand.
 
         Raises:
             ImageError: with its reason, when the image cannot be used.
         """
-        return read_image(self.source)
+        return read_image(self.read() if raw is None else raw, self.frame, self.window)
+
+    def values(self) -> NDArray[np.float32]:
+        """One grey DICOM frame in its own units (Hounsfield for CT): float32 (height, width).
+
+        Raises:
+            ImageError: also ``unsupported`` where there are no units: a photograph, a JPEG.
+        """
+        raw = self.read()
+        if not is_dicom(raw[:PREFIX]):
+            raise ImageError("unsupported", "only DICOM objects hold values in units")
+        return decoding.values(raw, self.frame)
 
     def __repr__(self) -> str:  # a path may hold a patient's name
         return "Instance(…)"
@@ -89,9 +142,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Series:
-    """Instances that belong together, in reading order."""
+    """Instances that belong together, in reading order.  ``tags`` as in :class:`Study`."""
 
     instances: tuple[Instance, ...]
+    tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -102,10 +156,12 @@ class Study:
         id: opaque and stable; never a patient's identifier (intake hashes those).
         series: at least one series with at least one instance.
         question: see :class:`Question`.
-        tags: allow-listed, de-identified attributes of the source.
+        tags: allow-listed, de-identified attributes of the longest series.
         context: de-identified history for agents; never used for routing.
         group: what belongs together (the patient), opaque.
         received_at: timezone-aware.
+        incomplete: why objects of the study cannot be used, one reason each
+            (:data:`curbside.errors.IMAGE_REASONS`); empty where all can.
     """
 
     id: str
@@ -115,6 +171,7 @@ class Study:
     context: str = ""
     group: str = ""
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    incomplete: tuple[str, ...] = ()
 
     @classmethod
     def from_image(
@@ -138,6 +195,35 @@ class Study:
             question=question or Question(),
             group=group,
         )
+
+    @classmethod
+    def from_dicom(
+        cls,
+        source: str | Path | bytes,
+        *,
+        question: Question | None = None,
+        id: str | None = None,
+        group: str = "",
+    ) -> Study:
+        """The one study in a DICOM file, a folder or a zip archive.  Only headers are read.
+
+        Without ``id`` and ``group`` these are keyed hashes of the object's own.
+
+        Raises:
+            ImageError: nothing in it can be used, or it holds several studies:
+                :func:`curbside.intake.studies_in` gives each.
+        """
+        from curbside.intake import one_study
+
+        study = one_study(source, question=question)
+        return replace(study, id=id or study.id, group=group or study.group)
+
+    @classmethod
+    def unusable(
+        cls, id: str, problem: ImageError, *, question: Question | None = None, group: str = ""
+    ) -> Study:
+        """A study that cannot be used, so that it ends in a record that says why."""
+        return cls(id, (Series((Instance(problem),)),), question or Question(), group=group)
 
     @property
     def instances(self) -> tuple[Instance, ...]:

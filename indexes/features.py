@@ -6,7 +6,6 @@ a case however many of them look at it.  Knows no question, no label and no role
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 from curbside.errors import ImageError, InternalError, StorageError
 from curbside.indexes.encoder import ImageEncoder
 from curbside.indexes.feature_cache import SEGMENT_ROWS, FeatureCache, Row
-from curbside.pixels import read_bytes, read_image
 from curbside.progress import bar
 from curbside.study import Instance, Study
 
@@ -203,7 +201,7 @@ class FeatureSource:
         def one(study: Study) -> tuple[Instance, str] | ImageError:
             try:
                 instance = central_instance(study)
-                return instance, _digest(read_bytes(instance.source))
+                return instance, instance.digest()
             except ImageError as e:
                 return e
 
@@ -266,10 +264,10 @@ class FeatureSource:
 
         def one(digest: str, instance: Instance) -> Prepared:
             try:
-                raw = read_bytes(instance.source)
-                if _digest(raw) != digest:
+                raw = instance.read()
+                if instance.digest(raw) != digest:
                     raise ImageError("unreadable", "the image changed while it was being read")
-                return self.encoder.prepare(read_image(raw))
+                return self.encoder.prepare(instance.pixels(raw))
             except ImageError as e:
                 return e
 
@@ -324,10 +322,6 @@ def _positions(rows: Rows) -> list[int]:
     if where.dtype == np.bool_:
         where = np.flatnonzero(where)
     return [int(r) for r in where]
-
-
-def _digest(raw: bytes) -> str:
-    return hashlib.sha256(raw).hexdigest()
 
 
 def _no_bar(_: int) -> None:

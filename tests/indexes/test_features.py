@@ -170,7 +170,7 @@ def test_a_file_that_changes_while_read_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([image_bytes(1), image_bytes(2)])
-    monkeypatch.setattr("curbside.indexes.features.read_bytes", lambda _: next(answers))
+    monkeypatch.setattr("curbside.study.read_bytes", lambda _: next(answers))
     features = FeatureSource(FakeEncoder(), folder=tmp_path).of(studies(1))
     assert features.failures[0].reason == "unreadable"
     assert not segments(tmp_path)

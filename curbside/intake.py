@@ -1,0 +1,348 @@
+"""From files, folders and zip archives to studies, without a pixel and without a name.
+
+One pass reads headers only: DICOM objects are grouped by StudyInstanceUID and
+SeriesInstanceUID and sorted by position, then InstanceNumber; every other image is a study of
+its own.  What cannot be used becomes a :class:`Refusal`; a study that lost objects is given
+all the same and says so in ``Study.incomplete``.  UIDs and patient ids become keyed hashes
+here and go no further.  docs/studies.md has the limits and reasons.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from curbside import decoding
+from curbside.archives import Member, members_of
+from curbside.config import PrivacyConfig
+from curbside.errors import ImageError
+from curbside.identity import keyed
+from curbside.pixels import MAX_BYTES, check_image_header
+from curbside.sniffing import PREFIX, is_dicom, is_zip
+from curbside.study import Instance, Question, Series, Study
+
+__all__ = ["Refusal", "one_study", "studies_in"]
+
+Source = Path | bytes | Member
+
+#: Headers that are asked for ahead of where the walk is.
+_AHEAD = 64
+#: Reasons that are no loss to a study: it holds reports and plans beside its images.
+_NO_LOSS = frozenset({"wrong_type", "not_an_image"})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One object that is in no study, and why.
+
+    Args:
+        id: keyed hash of where it lay, the same at every run.
+        reason: one of :data:`curbside.errors.IMAGE_REASONS`; ``message`` is for people.
+        kind: its DICOM modality code and ``syntax`` the name of its transfer syntax, where known.
+        study: id of the study that it belongs to and that is incomplete without it, where known.
+    """
+
+    id: str
+    reason: str
+    message: str
+    kind: str = ""
+    syntax: str = ""
+    study: str | None = None
+
+
+@dataclass(slots=True)
+class _Object:
+    """A DICOM object that can be used."""
+
+    source: Source
+    uid: str
+    number: int
+    frames: int
+    normal: tuple[float, ...]
+    positions: tuple[float, ...]
+
+
+@dataclass(slots=True)
+class _Group:
+    """What was found of one study so far: series UID → (series number, tags, objects)."""
+
+    patient: str
+    series: dict[str, tuple[int, dict[str, str], list[_Object]]] = field(default_factory=dict)
+    uids: dict[str, Source] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+
+
+def studies_in(
+    source: str | Path | bytes,
+    *,
+    question: Question | None = None,
+    allowed_tags: Sequence[str] = PrivacyConfig().allowed_tags,
+) -> Iterator[Study | Refusal]:
+    """Every study in a file, a folder (with those below it) or a zip archive, and what is in none.
+
+    Lazy: headers are read as it goes, no pixel is, and about a kilobyte is held for each DICOM
+    object.  Plain images come as they are met; DICOM studies at the end, since any file may
+    belong to any of them.
+
+    Args:
+        question: asked of every study.
+        allowed_tags: DICOM keywords that may go further (``privacy.allowed_tags``).
+
+    Raises:
+        ImageError: ``missing``: there is no such file or folder.
+        ConfigError: a tag cannot be allowed.
+        StorageError: the key of ids cannot be read or made.
+    """
+    if tuple(allowed_tags) != PrivacyConfig().allowed_tags:
+        # only then, since it loads the dictionary of DICOM
+        from curbside.dicom import check_tags
+
+        check_tags(allowed_tags)
+    start = source if isinstance(source, bytes) else Path(source)
+    if isinstance(start, Path) and not start.exists():
+        raise ImageError("missing", "there is no such file or folder")
+    return _studies(start, question or Question(), tuple(allowed_tags))
+
+
+def one_study(source: str | Path | bytes, *, question: Question | None = None) -> Study:
+    """The only study in a source; see :meth:`curbside.study.Study.from_dicom`."""
+    refusals: Counter[str] = Counter()
+    studies, last = [], None
+    for found in studies_in(source, question=question):
+        if isinstance(found, Study):
+            studies.append(found)
+        else:
+            refusals[found.reason] += 1
+            last = found
+    if len(studies) == 1:
+        return studies[0]
+    if studies:
+        raise ImageError(
+            "wrong_type",
+            f"it holds {len(studies)} studies, not one",
+            hint="curbside.intake.studies_in gives each of them",
+        )
+    if last is not None and refusals.total() == 1:
+        raise ImageError(last.reason, last.message)
+    counts = ", ".join(f"{n} {reason}" for reason, n in refusals.most_common())
+    worst = refusals.most_common(1)[0][0] if refusals else "missing"
+    raise ImageError(worst, f"no object in it can be used ({counts or 'there is none'})")
+
+
+def _studies(
+    start: Path | bytes, question: Question, tags: tuple[str, ...]
+) -> Iterator[Study | Refusal]:
+    groups: dict[str, _Group] = {}
+    #: folder → studies with a good object in it, and refusals of objects of no known study
+    homes: dict[str, set[str]] = {}
+    strays: dict[str, list[Refusal]] = {}
+    for source, folder, told in _told(_sources(start), tags):
+        if isinstance(told, Study):
+            yield told
+        elif isinstance(told, ImageError):
+            refusal = Refusal(_place_id(source), told.reason, told.message)
+            if told.reason in _NO_LOSS:
+                yield refusal
+            else:
+                strays.setdefault(folder, []).append(refusal)
+        else:
+            key = keyed("study", told["study"]) if told["study"] else _place_id(source)
+            group = groups.setdefault(key, _Group(told["patient"]))
+            problem = _add(group, source, told)
+            homes.setdefault(folder, set()).add(key)
+            if problem is not None:
+                belongs = None if problem.reason in _NO_LOSS else key
+                yield Refusal(
+                    _place_id(source),
+                    problem.reason,
+                    problem.message,
+                    told["kind"],
+                    told["syntax"],
+                    belongs,
+                )
+    for folder, refusals in strays.items():
+        # a broken header names no study: in a folder of one study it is that one's
+        here = homes.get(folder, set())
+        only = next(iter(here)) if len(here) == 1 else None
+        for r in refusals:
+            if only is not None:
+                groups[only].lost.append(r.reason)
+            yield Refusal(r.id, r.reason, r.message, study=only)
+    for key in list(groups):
+        group = groups.pop(key)
+        if group.series:
+            yield _study(key, group, question)
+
+
+def _add(group: _Group, source: Source, told: dict[str, Any]) -> ImageError | None:
+    """Put an object into its study, or say why it cannot be."""
+    problem = ImageError(*told["unusable"]) if told["unusable"] else None
+    uid = told["uid"]
+    if problem is None and uid and uid in group.uids:
+        if _same(group.uids[uid], source):
+            return None  # a copy
+        problem = ImageError("duplicate", "another object of the study has the same UID")
+    if problem is not None:
+        if problem.reason not in _NO_LOSS:
+            group.lost.append(problem.reason)
+        return problem
+    if uid:
+        group.uids[uid] = source
+    _, _, objects = group.series.setdefault(
+        told["series"], (told["series_number"], told["tags"], [])
+    )
+    objects.append(
+        _Object(
+            source,
+            uid,
+            told["number"],
+            told["frames"],
+            tuple(told["normal"]),
+            tuple(told["positions"]),
+        )
+    )
+    return None
+
+
+def _study(key: str, group: _Group, question: Question) -> Study:
+    series = [
+        Series(tuple(_instances(objects)), MappingProxyType(tags))
+        for _, tags, objects in sorted(group.series.values(), key=lambda s: s[0])
+    ]
+    return Study(
+        id=key,
+        series=tuple(series),
+        question=question,
+        tags=max(series, key=lambda s: len(s.instances)).tags,
+        group=keyed("patient", group.patient) if group.patient else "",
+        incomplete=tuple(sorted(group.lost)),
+    )
+
+
+def _instances(objects: list[_Object]) -> Iterator[Instance]:
+    """Frames by position where every object has one along the same normal, else by number."""
+    first = objects[0].normal
+    placed = all(
+        o.normal and abs(sum(a * b for a, b in zip(o.normal, first, strict=True)) - 1) < 1e-3
+        for o in objects
+    )
+    frames = []
+    for o in objects:
+        for i in range(o.frames):
+            where = o.positions[min(i, len(o.positions) - 1)] if placed else 0.0
+            frames.append((where, o.number, i, o))
+    frames.sort(key=lambda f: f[:3])
+    for _, _, i, o in frames:
+        yield Instance(o.source, i if o.frames > 1 else None)
+
+
+def _sources(start: Path | bytes) -> Iterator[tuple[Source, str] | tuple[Source, str, ImageError]]:
+    """Every file, with the folder that it lies in; archives opened, one level."""
+    if isinstance(start, bytes):
+        yield from _opened(start, "", start[:PREFIX])
+        return
+    if not start.is_dir():
+        yield from _opened(start, str(start.parent), None)
+        return
+    for folder, below, names in os.walk(start):
+        below[:] = sorted(n for n in below if not n.startswith((".", "__MACOSX")))
+        for name in sorted(names):
+            if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini"):
+                yield from _opened(Path(folder, name), folder, None)
+
+
+def _opened(
+    source: Path | bytes, folder: str, prefix: bytes | None
+) -> Iterator[tuple[Source, str] | tuple[Source, str, ImageError]]:
+    try:
+        if prefix is None:
+            assert isinstance(source, Path)
+            prefix = _prefix(source)
+        if not is_zip(prefix):
+            yield source, folder
+            return
+        for member in members_of(source):
+            yield member, f"{folder}\0{member.name.rpartition('/')[0]}"
+    except ImageError as e:
+        yield source, folder, e
+
+
+def _told(
+    sources: Iterable[tuple[Source, str] | tuple[Source, str, ImageError]], tags: tuple[str, ...]
+) -> Iterator[tuple[Source, str, Any]]:
+    """Each source with what it says of itself, in order; a few are asked at a time."""
+    ahead: deque[tuple[Source, str, ImageError | Future[Any]]] = deque()
+    with ThreadPoolExecutor(decoding.WORKERS) as threads:
+        for source, folder, *problem in sources:
+            ahead.append(
+                (source, folder, problem[0])
+                if problem
+                else (source, folder, threads.submit(_look, source, tags))
+            )
+            if len(ahead) > _AHEAD:
+                yield _done(*ahead.popleft())
+        while ahead:
+            yield _done(*ahead.popleft())
+
+
+def _done(source: Source, folder: str, asked: ImageError | Future[Any]) -> tuple[Source, str, Any]:
+    return source, folder, asked.result() if isinstance(asked, Future) else asked
+
+
+def _look(source: Source, tags: tuple[str, ...]) -> Any:
+    """A DICOM header's fields, the study that a plain image is, or what is wrong with it."""
+    try:
+        prefix = _prefix(source)
+        if not prefix:
+            raise ImageError("empty", "the file is empty (0 bytes)")
+        whole = source.read(MAX_BYTES) if isinstance(source, Member) else source
+        if is_dicom(prefix):
+            return decoding.header(whole, tags)
+        if is_zip(prefix):
+            raise ImageError("wrong_type", "an archive within an archive is not opened")
+        check_image_header(whole)
+        return Study(_place_id(source), (Series((Instance(source),)),))
+    except ImageError as e:
+        return e
+
+
+def _prefix(source: Source) -> bytes:
+    if isinstance(source, bytes):
+        return source[:PREFIX]
+    if isinstance(source, Member):
+        return source.prefix(PREFIX)
+    try:
+        # pipes and devices would never end
+        if not source.is_file():
+            raise ImageError("wrong_type", "not a regular file")
+        with source.open("rb") as f:
+            return f.read(PREFIX)
+    except OSError as e:
+        raise ImageError("unreadable", f"the file cannot be read ({e.strerror})") from None
+
+
+def _same(one: Source, other: Source) -> bool:
+    try:
+        return Instance(one).read() == Instance(other).read()
+    except ImageError:
+        return False
+
+
+def _place_id(source: Source) -> str:
+    return keyed("place", _place(source))
+
+
+def _place(source: Source) -> str:
+    """Where a source lies; of bytes, what they are."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if isinstance(source, Member):
+        return f"{_place(source.archive)}\0{source.name}"
+    return str(source.absolute())

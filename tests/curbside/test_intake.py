@@ -1,0 +1,225 @@
+"""From files, folders and archives to studies: grouping, order, identity, what is refused."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from curbside.errors import ConfigError, ImageError
+from curbside.home import home
+from curbside.intake import Refusal, studies_in
+from curbside.phantom_dicom import as_dicom
+from curbside.study import Question, Study
+
+
+def grey(level: int, size: int = 8) -> Any:
+    return np.full((size, size), level, np.int16)
+
+
+def level(instance: Any) -> int:
+    """The grey of an instance made by :func:`grey`."""
+    return int(instance.values().mean())
+
+
+def png(seed: int = 0, size: tuple[int, int] = (12, 10)) -> bytes:
+    out = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def write(folder: Path, **files: bytes) -> Path:
+    for name, raw in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(raw)
+    return folder
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, raw in files.items():
+            z.writestr(name, raw)
+    return out.getvalue()
+
+
+def sorted_out(source: Any, **options: Any) -> tuple[list[Study], list[Refusal]]:
+    found = list(studies_in(source, **options))
+    return (
+        [f for f in found if isinstance(f, Study)],
+        [f for f in found if isinstance(f, Refusal)],
+    )
+
+
+def test_objects_become_studies_and_series_in_order_of_position(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a=as_dicom(grey(3), number=1, position=30.0),
+        b__c=as_dicom(grey(1), number=3, position=-10.0),
+        d=as_dicom(grey(2), number=2, position=5.0),
+        e=as_dicom(grey(9), series=2),
+        f=as_dicom(grey(7), study=2, patient="PHANTOM-2"),
+        picture=png(),
+    )
+    studies, refusals = sorted_out(tmp_path, question=Question(task="lungs"))
+    assert not refusals
+    assert [len(s.instances) for s in studies] == [1, 4, 1]
+    picture, first, other = studies
+    assert [level(i) for i in first.series[0].instances] == [1, 2, 3]
+    assert [level(i) for i in first.series[1].instances] == [9]
+    assert first.tags == {"Modality": "CT"}
+    assert first.question.task == "lungs"
+    assert first.group and first.group != other.group
+    assert picture.group == ""
+    assert len({s.id for s in studies}) == 3
+    assert not any(s.incomplete for s in studies)
+
+
+@given(order=st.permutations(range(5)))
+def test_the_order_of_files_changes_nothing(order: list[int]) -> None:
+    raw = {f"{k}.dcm": as_dicom(grey(i), number=i, position=4.0 * i) for k, i in enumerate(order)}
+    (study,), _ = sorted_out(zipped(raw))
+    assert [level(i) for i in study.instances] == [0, 1, 2, 3, 4]
+
+
+def test_without_positions_the_number_orders_and_so_it_does_across_planes(tmp_path: Path) -> None:
+    coronal = {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1], "ImagePositionPatient": [0, -50, 0]}
+    write(
+        tmp_path,
+        a=as_dicom(grey(2), number=2),
+        b=as_dicom(grey(1), number=1),
+        c=as_dicom(grey(4), series=2, number=2, position=-9),
+        d=as_dicom(grey(3), series=2, number=1, **coronal),
+    )
+    (study,), _ = sorted_out(tmp_path)
+    assert [level(i) for i in study.instances] == [1, 2, 3, 4]
+
+
+def test_frames_are_instances_with_digests_of_their_own() -> None:
+    volume = np.stack([grey(k) for k in range(3)])
+    study = Study.from_dicom(as_dicom(volume, frames=3))
+    assert [level(i) for i in study.instances] == [0, 1, 2]
+    assert len({i.digest() for i in study.instances}) == 3
+    assert (
+        study.instances[0].digest()
+        == Study.from_dicom(study.instances[0].read()).instances[0].digest()
+    )
+
+
+def test_bad_objects_leave_the_study_usable_and_incomplete(tmp_path: Path) -> None:
+    good = as_dicom(grey(1), number=1)
+    write(
+        tmp_path,
+        a=good,
+        b=as_dicom(grey(2), number=2)[:-50],
+        c=as_dicom(grey(2), number=3, PixelData=None),
+        d=good,
+        e=as_dicom(grey(5), number=1),
+        f=b"",
+        g=as_dicom(grey(3), number=4, Rows=60000, Columns=60000),
+        readme=b"What is in here",
+        report=as_dicom(grey(0), number=5, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11"),
+    )
+    (study,), refusals = sorted_out(tmp_path)
+    assert len(study.instances) == 1
+    assert study.incomplete == ("duplicate", "empty", "no_pixels", "too_large", "truncated")
+    assert sorted(r.reason for r in refusals if r.study == study.id) == list(study.incomplete)
+    assert {r.reason for r in refusals if r.study is None} == {"wrong_type", "not_an_image"}
+
+
+def test_a_broken_file_beside_two_studies_belongs_to_neither(tmp_path: Path) -> None:
+    write(tmp_path, a=as_dicom(grey(1)), b=as_dicom(grey(1), study=2), c=b"")
+    studies, (refusal,) = sorted_out(tmp_path)
+    assert (refusal.reason, refusal.study) == ("empty", None)
+    assert [s.incomplete for s in studies] == [(), ()]
+
+
+def test_archives_give_what_their_files_give(tmp_path: Path) -> None:
+    files = {"x/1.dcm": as_dicom(grey(1)), "x/2.dcm": as_dicom(grey(2), number=2), "p.png": png()}
+    raw = zipped({**files, "__MACOSX/x/._1.dcm": b"litter", "x/.DS_Store": b"litter"})
+    (tmp_path / "upload.bin").write_bytes(raw)
+    for source in (raw, tmp_path / "upload.bin", tmp_path):
+        studies, refusals = sorted_out(source)
+        assert not refusals
+        assert sorted(len(s.instances) for s in studies) == [1, 2]
+        assert all(i.pixels().ndim == 3 for s in studies for i in s.instances)
+    nested, (refusal,) = sorted_out(zipped({"inner.zip": raw}))
+    assert (nested, refusal.reason) == ([], "wrong_type")
+
+
+def test_ids_are_keyed_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = as_dicom(grey(1), patient="SECRET-77")
+    first = Study.from_dicom(raw)
+    assert first.id == Study.from_dicom(write(tmp_path, a=raw)).id
+    key = home() / "identity.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert len(key.read_bytes()) == 32
+    monkeypatch.setenv("CURBSIDE_HOME", str(tmp_path / "other"))
+    other = Study.from_dicom(raw)
+    assert other.id != first.id
+    assert other.group != first.group
+
+
+def test_nothing_of_the_patient_gets_out(tmp_path: Path) -> None:
+    folder = tmp_path / "Doe^Jane"
+    raw = as_dicom(
+        grey(1), patient="SECRET-77", PatientName="Doe^Jane", BodyPartExamined="lung of Jane Doe"
+    )
+    write(folder, a=raw, b=as_dicom(grey(1), number=2, patient="SECRET-77", PixelData=None))
+    found = list(studies_in(folder))
+    study = next(f for f in found if isinstance(f, Study))
+    shown = repr(found) + repr(study.instances) + str(dict(study.tags)) + study.group + study.id
+    for secret in ("SECRET", "Doe", "Jane", "1.2.826"):
+        assert secret not in shown
+    with pytest.raises(ImageError) as e:
+        Study.from_dicom(folder / "b")
+    assert "Doe" not in str(e.value) and "SECRET" not in str(e.value)
+
+
+def test_only_allowed_tags_go_further() -> None:
+    raw = as_dicom(grey(1), BodyPartExamined="chest", ViewPosition="PA", Manufacturer="M")
+    assert Study.from_dicom(raw).tags == {"Modality": "CT", "BodyPartExamined": "CHEST"}
+    (study,), _ = sorted_out(raw, allowed_tags=["ViewPosition"])
+    assert study.tags == {"ViewPosition": "PA"}
+    for name in ("PatientID", "StudyInstanceUID", "ReferringPhysicianName", "NoSuchThing"):
+        with pytest.raises(ConfigError, match=name):
+            list(studies_in(raw, allowed_tags=[name]))
+
+
+def test_from_dicom_wants_one_study(tmp_path: Path) -> None:
+    write(tmp_path, a=as_dicom(grey(1)), b=as_dicom(grey(1), study=2))
+    with pytest.raises(ImageError, match="2 studies"):
+        Study.from_dicom(tmp_path)
+    given = Study.from_dicom(tmp_path / "a", id="case-1", group="g", question=Question(text="?"))
+    assert (given.id, given.group, given.question.text) == ("case-1", "g", "?")
+    with pytest.raises(ImageError) as e:
+        Study.from_dicom(tmp_path / "none")
+    assert e.value.reason == "missing"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError) as e:
+        Study.from_dicom(tmp_path / "empty")
+    assert e.value.reason == "missing"
+
+
+def test_an_unusable_study_says_why_wherever_it_is_asked() -> None:
+    study = Study.unusable("case-1", ImageError("too_deep", "nested"))
+    for ask in (study.instances[0].pixels, study.instances[0].digest, study.instances[0].values):
+        with pytest.raises(ImageError) as e:
+            ask()
+        assert e.value.reason == "too_deep"
+        assert e.value.unsafe
+
+
+def test_a_study_without_tags_can_be_pickled() -> None:
+    error = pickle.loads(pickle.dumps(ImageError("empty", "0 bytes")))  # noqa: S301
+    assert (error.reason, error.message) == ("empty", "0 bytes")
