@@ -16,7 +16,17 @@ from curbside.errors import CurbsideError
 __all__ = ["COMMANDS", "app", "main"]
 
 #: Modules of curbside.commands, in the order of the help text.
-COMMANDS = ("demo", "build", "route", "eval", "index", "benchmark", "config", "bench")
+COMMANDS = (
+    "demo",
+    "build",
+    "route",
+    "eval",
+    "policy",
+    "index",
+    "benchmark",
+    "config",
+    "bench",
+)
 
 app = typer.Typer(
     name="curbside",

@@ -56,6 +56,7 @@ __all__ = [
     "evaluation_digest",
     "run_evaluation",
     "tune_cases",
+    "tune_part",
 ]
 
 _FOLDS = 5
@@ -258,26 +259,33 @@ def _trained(
     from curbside.indexes.competence import Competence
 
     fleet = t.fleet
-    names = fleet.names
-    place = {c: i for i, c in enumerate(t.tune.cases)}
-    order = np.array([place[str(i)] for i in built.tune.ids if str(i) in place], np.intp)
-    rows = np.array([j for j, i in enumerate(built.tune.ids) if str(i) in place], np.intp)
-    tune, tune_features = built.tune.take(rows), built.tune_features.take(rows)
-    responses = t.tune.take(order)
+    tune, tune_features, responses = _tune_readings(built, t)
     competence = Competence.fit(built.assessor, tune, tune_features, responses)
-    bound = built.assessor.bind(names, fleet.specialists, competence)
+    bound = built.assessor.bind(fleet.names, fleet.specialists, competence)
     test = bound.assess(features.pooled[asked])
-    tune_facts = _cross_fitted(built, fleet, tune, tune_features, responses)
-    tune_frame = frame_of(
-        tune, tune_facts, tune_features.usable, fleet.specialists, label_counts(built.cases)
-    )
     return Trained(
         seed=t.seed,
         specialists=fleet.specialists,
         serving=fleet.generalist,
         test=Part(replace(frame.take(asked), group=frame.group[asked]), test, matrix),
-        tune=Part(tune_frame, tune_facts, responses.select(names)),
+        tune=tune_part(built, t)[0],
     )
+
+
+def tune_part(built: Built, t: TunedFleet) -> tuple[Part, Cases]:
+    """The tune cases that were read, with competence learned without each case's own fold."""
+    tune, features, responses = _tune_readings(built, t)
+    facts = _cross_fitted(built, t.fleet, tune, features, responses)
+    frame = frame_of(tune, facts, features.usable, t.fleet.specialists, label_counts(built.cases))
+    return Part(frame, facts, responses.select(t.fleet.names)), tune
+
+
+def _tune_readings(built: Built, t: TunedFleet) -> tuple[Cases, Features, ResponseMatrix]:
+    """Tune cases, their features and what the fleet said of them, row by row the same."""
+    place = {c: i for i, c in enumerate(t.tune.cases)}
+    order = np.array([place[str(i)] for i in built.tune.ids if str(i) in place], np.intp)
+    rows = np.array([j for j, i in enumerate(built.tune.ids) if str(i) in place], np.intp)
+    return built.tune.take(rows), built.tune_features.take(rows), t.tune.take(order)
 
 
 def _cross_fitted(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curbside.config import Config
+from curbside.config import Config, PolicyProvenance
 from curbside.errors import UserError
 from curbside.evals.evaluation import Result
 from curbside.evals.matrix import read_matrix
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from curbside.cases import Cases
     from curbside.router.workspace import Workspace
 
-__all__ = ["evaluate_manifest", "open_built", "recorded_agents", "train_draws"]
+__all__ = [
+    "evaluate_manifest",
+    "open_built",
+    "recorded_agents",
+    "refuse_seen",
+    "served_fleet",
+    "train_draws",
+]
 
 
 def open_built(workspace: Workspace) -> Built:
@@ -34,6 +41,36 @@ def open_built(workspace: Workspace) -> Built:
     cases = workspace.built_cases()
     tune = tune_cases(cases)
     return Built(assessor, cases, tune, workspace.features(tune, "encoding tune cases"))
+
+
+def refuse_seen(
+    provenance: PolicyProvenance | None, built: Built, images: Sequence[str], role: str
+) -> None:
+    """Raise where a policy would be reported on what it was fitted on.
+
+    Args:
+        images: SHA-256 of the evaluated images; role: of the evaluated rows.
+
+    Raises:
+        UserError: the same role, or an image that is among the fitted cases.
+    """
+    if provenance is None:
+        return
+    again = "evaluate it on other cases, or fit it again: curbside policy fit --out FILE"
+    if role and role == provenance.role:
+        raise UserError(
+            f"this policy was fitted on role {provenance.role!r} and is not reported on it",
+            hint=again,
+        )
+    if provenance.cases != built.tune.digest:
+        return
+    both = {d for d in built.tune_features.digests if d} & set(images)
+    if both:
+        raise UserError(
+            f"{len(both)} of the {len(images)} evaluated images are among the "
+            f"{provenance.n_cases} that this policy was fitted on; results there would be too good",
+            hint=again,
+        )
 
 
 def served_fleet(workspace: Workspace) -> TunedFleet:
@@ -84,19 +121,26 @@ def evaluate_manifest(
     seed: int = 0,
     phantoms: bool = False,
     fleets: Sequence[TunedFleet] | None = None,
+    provenance: PolicyProvenance | None = None,
 ) -> tuple[Summary, bool]:
     """Evaluate the cases of a manifest; writes ``summary.json`` and ``report.html`` to ``out``.
 
     Args:
         cases: the whole manifest; rows of role test are evaluated, or rows without a role.
         fleets: several trained draws; by default the fleet that serves.
+        provenance: of the configured policy, where it was fitted: it is not reported on the
+            cases that it was fitted on.
 
     Returns:
         The summary, and whether it was there already.
+
+    Raises:
+        UserError: the policy was fitted on some of these cases.
     """
     test = evaluated(cases)
     built = open_built(workspace)  # what is missing is said before anything is encoded
     features = workspace.features(test, "encoding evaluated cases")
+    refuse_seen(provenance, built, features.digests, str(test.roles[0]))
     summary, result = run_evaluation(
         built,
         [served_fleet(workspace)] if fleets is None else fleets,

@@ -70,10 +70,13 @@ def eval_run(
     team: Annotated[
         Path | None, typer.Option(help="YAML: who of them is generalist, who specialist.")
     ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy file, as from curbside policy fit.")
+    ] = None,
 ) -> None:
     """Every agent reads every case once; arms, gates and the verdict by replay."""
     from curbside.cases import read_cases
-    from curbside.config import load_config
+    from curbside.config import load_config, load_policy_file
     from curbside.errors import UserError
     from curbside.evals.session import evaluate_manifest, recorded_agents
     from curbside.evals.table import print_summary
@@ -84,7 +87,11 @@ def eval_run(
         raise UserError(
             "--readings and --team go together", hint="docs/evaluate-your-own.md has an example"
         )
-    workspace = Workspace(home(), load_config(config or config_path()))
+    settings, provenance = load_config(config or config_path()), None
+    if policy is not None:
+        chosen, provenance = load_policy_file(policy)
+        settings = settings.model_copy(update={"policy": chosen})
+    workspace = Workspace(home(), settings)
     manifest = read_cases(cases)
     fleets = None
     if readings is not None and team is not None:
@@ -97,6 +104,7 @@ def eval_run(
         seed=seed,
         phantoms=phantoms,
         fleets=fleets,
+        provenance=provenance,
     )
     print_summary(summary)
     if reused:

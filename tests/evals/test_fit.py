@@ -1,0 +1,162 @@
+"""Fitting a policy on planted tune cases: what is chosen, what is refused, what is certified."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from curbside.config import (
+    AveragePolicy,
+    CascadePolicy,
+    PolicyProvenance,
+    TierPolicy,
+    load_policy,
+    load_policy_file,
+    save_policy,
+)
+from curbside.errors import ConfigError, UserError
+from curbside.evals.fit import KINDS, Seen, certify_floor, fit_policy, grid_of, refuse
+from curbside.evals.replay import Recording
+from curbside.evals.session import refuse_seen
+
+SERVING = ("specialist-cxr", "specialist-fundus", "specialist-mri_brain", "generalist-full")
+
+
+def seen(world, role="tune"):
+    part = world.trained[0].tune if role == "tune" else world.trained[0].test
+    recording = Recording.of(part.matrix, part.assessments, SERVING)
+    groups = np.char.add(f"{role}-", part.frame.group.astype(str))
+    return Seen(role, part.frame, recording, groups, "generalist-full")
+
+
+@pytest.fixture
+def good_specialists(plant):
+    return plant(lambda a, m: 0.95 if a.endswith(m) else 0.5, per=80)
+
+
+@pytest.fixture
+def poor_specialists(plant):
+    return plant(lambda a, m: 0.3 if a.startswith("specialist") else 0.9, per=80)
+
+
+def test_the_better_reader_is_found(good_specialists, poor_specialists):
+    support = fit_policy(seen(good_specialists), ["tier"]).policy.minimum_support
+    assert support <= 300  # the specialists read what they have
+    nobody = fit_policy(seen(poor_specialists), ["tier"]).policy.minimum_support
+    assert nobody > 300  # the generalist reads all
+
+
+def test_ties_go_to_the_default_and_to_the_simplest_kind(plant):
+    world = plant(lambda a, m: 1.0, per=40)
+    fitted = fit_policy(seen(world))
+    assert fitted.policy == TierPolicy(alpha=0)
+    assert set(fitted.compared) == set(KINDS)
+    assert fitted.cross_fitted == pytest.approx(1)
+
+
+def test_cross_fitting_does_not_reward_luck(plant):
+    # nobody knows anything: what is best in the sample is luck, and held-out folds say so
+    fitted = [
+        fit_policy(seen(plant(lambda a, m: 0.5, per=60, seed=s)), ["cascade"]) for s in range(4)
+    ]
+    gap = [f.objective - f.cross_fitted for f in fitted]
+    assert all(g >= -1e-6 for g in gap) and np.mean(gap) > 0.005
+
+
+def test_a_price_keeps_from_asking_two(plant):
+    world = plant(lambda a, m: 0.7, per=80)
+    free = fit_policy(seen(world), ["average"])
+    priced = fit_policy(seen(world), ["tier", "average"], price=0.5)
+    assert isinstance(free.policy, AveragePolicy)
+    assert isinstance(priced.policy, TierPolicy)
+
+
+@pytest.mark.parametrize("role", ["test", "calibration", "train", ""])
+def test_fitting_on_another_role_is_refused(good_specialists, role):
+    with pytest.raises(UserError, match="not fitted on role"):
+        fit_policy(replace(seen(good_specialists), role=role))
+    with pytest.raises(UserError):
+        refuse(role, "tune")
+
+
+def test_nothing_to_choose_on_is_said(good_specialists):
+    whole = seen(good_specialists)
+    bare = replace(whole, frame=replace(whole.frame, label=np.full(len(whole.frame), "")))
+    with pytest.raises(UserError, match="no tune case"):
+        fit_policy(bare)
+
+
+def test_every_setting_of_a_grid_is_valid_and_distinct():
+    for kind in KINDS:
+        configs = grid_of(kind)
+        assert len({c.model_dump_json() for c in configs}) == len(configs)
+        assert configs[0] == KINDS[kind](alpha=0)
+        assert all(type(c).model_validate(c.model_dump()) == c for c in configs)
+
+
+def test_a_certified_floor_holds_and_stricter_risk_answers_less(good_specialists):
+    policy = CascadePolicy(alpha=0)
+    tune, calibration = seen(good_specialists), seen(good_specialists, "calibration")
+    loose = certify_floor(policy, tune, calibration, 0.3)
+    strict = certify_floor(policy, tune, calibration, 0.2)
+    assert strict.threshold >= loose.threshold
+    assert strict.coverage[strict.best] <= loose.coverage[loose.best]
+    assert strict.risk[strict.best] <= 0.2
+    frame = calibration.frame
+    answered = calibration.replayed([policy.model_copy(update={"floor": strict.threshold})])
+    assert answered.answered[frame.scored, 0].mean() == pytest.approx(strict.coverage[strict.best])
+
+
+def test_a_floor_that_cannot_be_had_is_said(plant):
+    world = plant(lambda a, m: 0.3, per=40)
+    with pytest.raises(UserError, match="no floor keeps"):
+        certify_floor(TierPolicy(alpha=0), seen(world), seen(world, "calibration"), 0.01)
+    with pytest.raises(UserError, match="role 'calibration'"):
+        certify_floor(TierPolicy(alpha=0), seen(world), seen(world), 0.1)
+
+
+PROVENANCE = PolicyProvenance(
+    role="tune",
+    cases="tune-digest",
+    n_cases=10,
+    n_groups=9,
+    fleet="f",
+    index="i",
+    objective="accuracy",
+    grid={"weight": [0.1, 0.2]},
+    fitted=0.8,
+    cross_fitted=0.7,
+    compared={"average": 0.7},
+    floor_from="none",
+    date="2026-11-24",
+    code="0",
+)
+
+
+def test_a_policy_file_keeps_where_it_comes_from(tmp_path: Path):
+    path = tmp_path / "policy.yaml"
+    save_policy(AveragePolicy(weight=0.2), PROVENANCE, path)
+    assert load_policy_file(path) == (AveragePolicy(weight=0.2), PROVENANCE)
+    assert load_policy(path) == AveragePolicy(weight=0.2)
+    path.write_text(path.read_text().replace("cross_fitted", "crossfitted"))
+    with pytest.raises(ConfigError, match="crossfitted"):
+        load_policy_file(path)
+
+
+def test_reporting_on_what_a_policy_was_fitted_on_is_refused():
+    built = SimpleNamespace(
+        tune=SimpleNamespace(digest="tune-digest"),
+        tune_features=SimpleNamespace(digests=("a", "b", "")),
+    )
+    refuse_seen(None, built, ["a"], "tune")
+    refuse_seen(PROVENANCE, built, ["x", ""], "test")
+    with pytest.raises(UserError, match="role 'tune'"):
+        refuse_seen(PROVENANCE, built, ["x"], "tune")
+    with pytest.raises(UserError, match="1 of the 2 evaluated images"):
+        refuse_seen(PROVENANCE, built, ["x", "b"], "")
+    other = PROVENANCE.model_copy(update={"cases": "elsewhere"})
+    refuse_seen(other, built, ["x", "b"], "")
