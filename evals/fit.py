@@ -203,7 +203,8 @@ def certify_floor(
         )
     levels = thresholds_of(_scores(policy, tune)[0])
     score, right = _scores(policy, calibration)
-    found = learn_then_test(score, right, calibration.groups, levels, epsilon=epsilon, delta=delta)
+    groups = calibration.groups[calibration.frame.scored]
+    found = learn_then_test(score, right, groups, levels, epsilon=epsilon, delta=delta)
     if found.threshold is None:
         raise UserError(
             f"no floor keeps the error among answered cases at {epsilon:g} on "
