@@ -8,7 +8,7 @@ the line.  The JSON Schema in ``docs/curbside.schema.json`` is generated from he
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -90,8 +90,10 @@ class IndexConfig(_Strict):
 
 
 class FleetConfig(_Strict):
-    """The embedded agents that ``curbside build`` trains."""
+    """Which agents serve, and how ``curbside build`` trains the embedded ones."""
 
+    file: str = "embedded"
+    """A fleet that ships (``curbside fleet list``), or the path of a fleet file."""
     specialist_minimum: int = Field(default=100, ge=1)
     """Labelled training cases from which a modality gets a specialist."""
     shots: int = Field(default=16, ge=1)
@@ -277,7 +279,6 @@ def save_config(config: Config, path: Path) -> None:
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_KINDS = ("tier", "competence", "cascade", "average")
 
 
 def load_model(model: type[_Model], path: Path, *, hint: str = "") -> _Model:
@@ -329,26 +330,43 @@ def _given_twice(node: Any, parent: str) -> Iterator[str]:
 
 
 def _explain(model: type[BaseModel], node: Any, err: Any) -> str:
-    loc = [str(part) for part in err["loc"]]
-    line = _line(node, loc)
-    # pydantic puts the union's tag into loc; it is no key of the file
-    keys = ".".join(p for p in loc if p not in _KINDS)
+    loc = list(err["loc"])
+    line, there = _line(node, loc)
+    # pydantic puts a union's tag into loc; it is no key of the file, and a missing key is none yet
+    last = len(loc) - 1
+    shown = [
+        str(part)
+        for i, part in enumerate(loc)
+        if there[i] or (i == last and err["type"] in ("missing", "extra_forbidden"))
+    ]
+    keys = ".".join(shown)
     if err["type"] == "extra_forbidden":
-        valid = _valid_keys(model, loc[:-1])
+        valid = _valid_keys(model, [str(part) for part in loc[:-1]])
         return f"line {line}: unknown key '{keys}'; valid keys here: {', '.join(valid)}"
+    if err["type"] == "missing":
+        return f"line {line}: '{keys}' is missing"
+    if err["type"] == "value_error":
+        return f"line {line}: {keys or 'the file'}: {err['msg'].removeprefix('Value error, ')}"
     return f"line {line}: {keys} = {err.get('input')!r}: {err['msg']}"
 
 
-def _line(node: Any, loc: list[str]) -> int:
+def _line(node: Any, loc: Sequence[str | int]) -> tuple[int, list[bool]]:
+    """The line that a location leads to, and which of its parts are keys of the file."""
     line: int = node.start_mark.line + 1 if node is not None else 1
+    there = []
     for part in loc:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        for key, value in node.value:
-            if key.value == part:
-                node, line = value, key.start_mark.line + 1
-                break
-    return line
+        found = False
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    node, line, found = value, key.start_mark.line + 1, True
+                    break
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part < len(node.value):
+                node = node.value[part]
+                line, found = node.start_mark.line + 1, True
+        there.append(found)
+    return line, there
 
 
 def _valid_keys(model: type[BaseModel], loc: list[str]) -> list[str]:
@@ -359,11 +377,13 @@ def _valid_keys(model: type[BaseModel], loc: list[str]) -> list[str]:
         options = here.get("oneOf") or here.get("anyOf")
         if options:
             tagged = [_resolve(schema, o) for o in options]
-            here = next(
-                (o for o in tagged if o["properties"]["kind"].get("const") == part), tagged[0]
-            )
+            named = [
+                o for o in tagged if o.get("properties", {}).get("kind", {}).get("const") == part
+            ]
+            here = named[0] if named else tagged[0]
         else:
-            here = here["properties"].get(part, {})
+            inside = here.get("properties", {}).get(part)
+            here = inside or here.get("additionalProperties") or here.get("items") or {}
     return list(_resolve(schema, here).get("properties", {}))
 
 
