@@ -18,7 +18,9 @@ AnyResponse = Reading | Abstention | Failure
 class AgentCard(BaseModel):
     """What an agent says of itself; a policy may rely on nothing else.
 
-    ``modalities`` empty means any.  ``cost`` is per study, in the fleet's unit.
+    ``modalities`` empty means any.  ``cost`` is per study and ``cost_per_token`` per token,
+    in the fleet's unit.  ``runs_on`` says where it may run (``cpu``, ``gpu``, ``site``,
+    ``cloud``); ``limits`` what is known that it cannot do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,8 +32,14 @@ class AgentCard(BaseModel):
     tasks: tuple[str, ...] = ()
     question_kinds: tuple[QuestionKind, ...] = (QuestionKind.DIAGNOSIS,)
     cost: float = Field(default=1.0, ge=0)
+    cost_per_token: float = Field(default=0.0, ge=0)
     fingerprint: str
     limits: str = ""
+    licence: str = ""
+    intended_use: str = ""
+    runs_on: tuple[str, ...] = ()
+    base: str = ""
+    adapter: str = ""
 
 
 class Agent(Protocol):

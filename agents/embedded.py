@@ -22,6 +22,10 @@ class EmbeddedAgent:
         self.reader = reader
         self._trunk = trunk
 
+    def with_card(self, card: AgentCard) -> EmbeddedAgent:
+        """The same agent under another card."""
+        return EmbeddedAgent(card, self.reader, self._trunk)
+
     def read(self, study: Study) -> AnyResponse:
         """One response; never raises for a bad study."""
         return self.read_batch([study])[0]

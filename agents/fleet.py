@@ -1,4 +1,4 @@
-"""The embedded fleet as stored: verified before it is used, loaded agent by agent.
+"""A fleet that is ready to read, and the embedded one as stored: verified, then loaded.
 
 Loading checks every file against its checksum before a tensor is read.  Knows nothing of
 training (:mod:`curbside.agents.train` writes what is read here) nor of routing.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -84,6 +84,7 @@ class Fleet:
         tasks_of: modality → its tasks, the one with most training cases first.
         build_cost: by name of agent.
         fingerprint: hash over all agents' weights, not over what building them took.
+        people: who answers in the worklist; they are never asked by a policy.
     """
 
     agents: Mapping[str, Agent]
@@ -93,6 +94,7 @@ class Fleet:
     tasks_of: Mapping[str, tuple[str, ...]]
     build_cost: Mapping[str, BuildCost]
     fingerprint: str
+    people: Mapping[str, Agent] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,7 +109,7 @@ class Fleet:
     @property
     def serving(self) -> tuple[str, ...]:
         """The agents that policies choose among: all specialists and the serving generalist."""
-        return (*self.specialists.values(), self.generalist)
+        return tuple(dict.fromkeys((*self.specialists.values(), self.generalist)))
 
     @classmethod
     def load(cls, folder: Path, source: FeatureSource, text: TextEncoder) -> Fleet:

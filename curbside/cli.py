@@ -25,6 +25,7 @@ COMMANDS = (
     "index",
     "benchmark",
     "config",
+    "fleet",
     "bench",
 )
 

@@ -362,9 +362,10 @@ def _line(node: Any, loc: Sequence[str | int]) -> tuple[int, list[bool]]:
                     node, line, found = value, key.start_mark.line + 1, True
                     break
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            if part < len(node.value):
+            found = part < len(node.value)
+            if found:
                 node = node.value[part]
-                line, found = node.start_mark.line + 1, True
+                line = node.start_mark.line + 1
         there.append(found)
     return line, there
 

@@ -16,6 +16,7 @@ __all__ = [
     "AgentCompetence",
     "CaseRecord",
     "Counterfactual",
+    "Explanation",
     "Failure",
     "Familiarity",
     "Neighbour",
@@ -23,6 +24,7 @@ __all__ = [
     "Reading",
     "Reason",
     "Response",
+    "Sentence",
     "Status",
     "Tier",
     "Versions",
@@ -33,12 +35,41 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Explanation(_Frozen):
+    """What in the images an answer rests on, as far as that is known.
+
+    ``class_activation``: ``grid`` holds what each place of the image (rows from the top)
+    adds to the chosen option's logit; ``share`` is how much of the decision that branch
+    is.  ``cited``: ``citations`` hold what the agent itself points to.  ``none``: there is
+    no explanation, and ``note`` says why.
+    """
+
+    kind: Literal["class_activation", "cited", "none"]
+    option: str = ""
+    grid: tuple[tuple[float, ...], ...] = ()
+    share: float = Field(default=1.0, ge=0, le=1)
+    citations: tuple[str, ...] = ()
+    note: str = ""
+
+
+class Sentence(_Frozen):
+    """A sentence of a report draft and the positions in ``parts`` of the readings it cites."""
+
+    section: str
+    text: str
+    cites: tuple[int, ...] = Field(min_length=1)
+
+
 class Reading(_Frozen):
     """An agent's answer.
 
     ``probabilities`` align with ``options`` and sum to 1 (closed questions); ``text``
     holds the answer in words.  ``confidence`` lies in [0, 1]; ``confidence_kind`` says
-    what it is (``probability``: the calibrated probability of the chosen option).
+    what it is (``probability``: the calibrated probability of the chosen option;
+    ``logprob``: the model's own probability of what it said; ``agreement``: the share of k
+    samples that say the same).  ``fingerprint`` covers base model, adapter, prompt,
+    decoding and ``server``, the version of what served it.  A report draft has
+    ``sentences``, each citing one of its ``parts``.
     """
 
     type: Literal["reading"] = "reading"
@@ -52,6 +83,10 @@ class Reading(_Frozen):
     latency_ms: float = 0.0
     tokens: int = 0
     cost: float = 0.0
+    server: str = ""
+    parts: tuple[Reading, ...] = ()
+    sentences: tuple[Sentence, ...] = ()
+    explanation: Explanation | None = None
 
     @property
     def answer(self) -> str:

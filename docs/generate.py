@@ -41,9 +41,17 @@ def summary_schema() -> str:
     return json_schema()
 
 
+def fleet_schema() -> str:
+    """JSON Schema of a fleet file."""
+    from curbside.agents.fleet_spec import FleetSpec
+
+    return json.dumps(FleetSpec.model_json_schema(), indent=2) + "\n"
+
+
 GENERATED = {
     "cli.md": cli_reference,
     "curbside.schema.json": config_schema,
+    "fleet.schema.json": fleet_schema,
     "summary.schema.json": summary_schema,
 }
 

@@ -23,6 +23,8 @@ from curbside import __version__
 from curbside.agents.contract import Agent
 from curbside.agents.fleet import FORMAT as FLEET_FORMAT
 from curbside.agents.fleet import Fleet
+from curbside.agents.fleet_spec import FleetSpec, fleet_path, load_fleet_spec
+from curbside.agents.opening import open_fleet
 from curbside.cases import Cases, read_cases
 from curbside.config import Config, model_digest
 from curbside.errors import IndexMismatch
@@ -80,6 +82,16 @@ class Workspace:
         """Text vectors, cached under the home folder."""
         return TextEncoder(cache=self.cache_folder)
 
+    @cached_property
+    def fleet_file(self) -> Path:
+        """The fleet file that serves.  Raises ConfigError."""
+        return fleet_path(self.config.fleet.file, self.home)
+
+    @cached_property
+    def fleet_spec(self) -> FleetSpec:
+        """What the fleet file says.  Raises ConfigError."""
+        return load_fleet_spec(self.fleet_file)
+
     def features(self, cases: Cases, label: str = "encoding images") -> Features:
         """Features of cases, one row each."""
         return self.source.of(cases.studies(), label=label)
@@ -96,7 +108,8 @@ class Workspace:
         known = cases.take(cases.where(role=_BUILT_FROM))
         features = self.features(known)
         marks = self._marks(known, features)
-        if self._stamp("fleet") != marks["fleet"] or not self.fleet_folder.is_dir():
+        stale = self._stamp("fleet") != marks["fleet"] or not self.fleet_folder.is_dir()
+        if self.fleet_spec.embedded and stale:
             # torch and peft load only where something is trained
             from curbside.agents.train import train_fleet
 
@@ -170,7 +183,8 @@ class Workspace:
         assessor = Assessor.fit(cases, features, self.config)
         rows = self._tune_rows(cases)
         tune, tune_features = cases.take(rows), features.take(rows)
-        fleet = self.fleet()
+        # where nothing is trained, tasks are those of the cases, and no version serves yet
+        fleet = self.fleet() if self.fleet_spec.embedded else self._open_fleet(cases)
         matrix = self._tune_readings(tune, tune_features, fleet, parent)
         competence = Competence.fit(assessor, tune, tune_features, matrix)
         manifest = _manifest(cases, features.digests)
@@ -240,8 +254,11 @@ class Workspace:
         index = content_hash(
             "index", *common, model_digest(config.encoder.projection), model_digest(config.index)
         )
-        fleet = content_hash("fleet", str(FLEET_FORMAT), *common, model_digest(config.fleet))
-        return {"fleet": fleet, "version": content_hash(index, fleet)}
+        fleet = content_hash("fleet", str(FLEET_FORMAT), *common, _training(config))
+        version = content_hash(index, fleet)
+        if not self.fleet_spec.only_embedded:
+            version = content_hash(version, model_digest(self.fleet_spec))
+        return {"fleet": fleet, "version": version}
 
     def _stamp(self, stage: str) -> str:
         try:
@@ -254,12 +271,28 @@ class Workspace:
 
     # -- opening -------------------------------------------------------------------------
 
+    def _open_fleet(self, cases: Cases | None = None) -> Fleet:
+        spec = self.fleet_spec
+        known = ({}, {}) if spec.embedded else _tasks(cases or self.built_cases())
+        return open_fleet(
+            spec,
+            stored=lambda: Fleet.load(self.fleet_folder, self.source, self.text),
+            tasks=known[0],
+            tasks_of=known[1],
+            folder=self.fleet_file.parent,
+        )
+
     @cached_property
     def _fleet(self) -> Fleet:
-        return Fleet.load(self.fleet_folder, self.source, self.text)
+        return self._open_fleet()
 
     def fleet(self) -> Fleet:
-        """The trained agents, verified.  Raises NotBuilt, IndexMismatch, IndexCorrupt."""
+        """The agents of the fleet file, verified; no server is called.
+
+        Raises:
+            ConfigError, MissingExtra: of the fleet file.
+            NotBuilt, IndexMismatch, IndexCorrupt: of what was built.
+        """
         return self._fleet
 
     @cached_property
@@ -311,6 +344,29 @@ def _image_digest(path: Path) -> str:
         return file_digest(path)
     except OSError:  # one that cannot be read cannot join either
         return ""
+
+
+def _training(config: Config) -> str:
+    """Hash of what training depends on; which fleet file serves is none of it."""
+    settings = config.fleet.model_dump(mode="json", exclude={"file"})
+    return content_hash(json.dumps(settings, sort_keys=True))
+
+
+def _tasks(cases: Cases) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Task → options, and modality → tasks with the commonest first, of training cases."""
+    options: dict[str, tuple[str, ...]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for case in cases.take(cases.where(role="train")):
+        if not case.task or not case.label:
+            continue
+        known = options.get(case.task, ())
+        offered = case.options or (case.label,)
+        options[case.task] = known + tuple(o for o in offered if o not in known)
+        counts[case.modality or "", case.task] += 1
+    tasks_of: dict[str, tuple[str, ...]] = {}
+    for (modality, task), _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        tasks_of[modality] = (*tasks_of.get(modality, ()), task)
+    return options, tasks_of
 
 
 def _manifest(cases: Cases, digests: Sequence[str]) -> str:

@@ -61,7 +61,7 @@ def test_the_digest_is_of_every_value() -> None:
         ("encodr: {}", ["line 1", "unknown key 'encodr'", "encoder, index, fleet, policy"]),
         (
             "version: 1\nindex:\n  neigbours: 3\n",
-            ["line 3", "unknown key 'index.neigbours'", "valid keys here: neighbours, novelty"],
+            ["line 3", "unknown key 'index.neigbours'", "valid keys here: neighbours"],
         ),
         (
             "encoder:\n  projection:\n    kind: pca\n",

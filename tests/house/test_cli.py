@@ -43,7 +43,9 @@ def test_importing_the_command_line_loads_no_model_library() -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("name", ["cli.md", "curbside.schema.json", "summary.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["cli.md", "curbside.schema.json", "fleet.schema.json", "summary.schema.json"]
+)
 def test_generated_documents_are_up_to_date(name: str) -> None:
     made = _generator().GENERATED[name]()
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == made, "run: make docs"

@@ -1,0 +1,317 @@
+"""One OpenAI-compatible server: calls with deadlines, retries, a breaker and a bounded crowd.
+
+Everything runs in one event loop in a thread of its own, so that a deadline can end a call
+whatever the server does (a byte a second defeats any timeout of a single read).  Knows no
+study and no prompt: JSON goes out, a JSON object or a :class:`CallFailed` comes back, and
+neither a message nor a log holds what was sent or received.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from curbside.agents.breaker import AdaptiveLimit, Breaker
+from curbside.agents.fleet_spec import EndpointSpec
+from curbside.errors import ConfigError
+
+__all__ = ["CallFailed", "Endpoint", "together"]
+
+T = TypeVar("T")
+#: Most bytes of an answer.
+MAX_ANSWER = 8 * 2**20
+
+
+class CallFailed(Exception):
+    """A call that gave nothing usable; ``kind`` as in :class:`curbside.readings.Failure`.
+
+    Args:
+        retry: worth another attempt: nothing was processed, or the server asks for it.
+        wait: seconds that the server asks to wait.
+        overloaded: the server has too much to do.
+        broken: says that the endpoint itself does not work.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["timeout", "unavailable", "invalid_answer", "internal"],
+        message: str,
+        *,
+        retry: bool = False,
+        wait: float | None = None,
+        overloaded: bool = False,
+        broken: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.kind, self.message = kind, message
+        self.retry, self.wait, self.overloaded, self.broken = retry, wait, overloaded, broken
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="curbside-endpoints", daemon=True).start()
+    return loop
+
+
+def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines side by side in the endpoints' loop; results in order.
+
+    Interrupting the caller cancels them all.
+    """
+
+    async def gathered() -> list[T]:
+        return await asyncio.gather(*calls)
+
+    future = asyncio.run_coroutine_threadsafe(gathered(), _loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+class Endpoint:
+    """A server of a fleet file.  Nothing is opened until the first call.
+
+    Raises:
+        ConfigError: the variable that should hold the key is not set.
+    """
+
+    def __init__(self, name: str, spec: EndpointSpec) -> None:
+        self.name, self.spec = name, spec
+        patience = spec.patience
+        self.breaker = Breaker(patience.open_after, patience.probe_seconds)
+        self.limit = AdaptiveLimit(patience.concurrency)
+        self._client: Any = None
+        self._server: str | None = None
+        self._asking = asyncio.Lock()
+        key = os.environ.get(spec.key_variable) if spec.key_variable else "none"
+        if not key:
+            raise ConfigError(
+                f"endpoint {name}: the environment variable {spec.key_variable} is not set",
+                hint=f"export {spec.key_variable}=…, then: curbside fleet check",
+            )
+        self._key = key
+
+    # -- in the loop -----------------------------------------------------------------------
+
+    async def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST a JSON object; returns the JSON object that came back.
+
+        Raises:
+            CallFailed: whatever went wrong, within ``total_seconds`` of getting its turn.
+        """
+        await self.limit.acquire()
+        started, overloaded = time.monotonic(), False
+        try:
+            ticket = self.breaker.admit()
+            if ticket is None:
+                message = f"endpoint {self.name} failed before and is left alone for now"
+                raise CallFailed("unavailable", message)
+            ok: bool | None = None
+            try:
+                found = await self._within_deadline(path, body)
+                ok = True
+                return found
+            except CallFailed as e:
+                overloaded, ok = e.overloaded, not e.broken
+                raise
+            finally:
+                self.breaker.report(ticket, ok)
+        finally:
+            self.limit.release(overloaded=overloaded, seconds=time.monotonic() - started)
+
+    async def _within_deadline(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        seconds = self.spec.patience.total_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._with_retries(path, body, time.monotonic() + seconds)
+        except TimeoutError:
+            raise CallFailed(
+                "timeout", f"no answer within {seconds:g} s in all", overloaded=True
+            ) from None
+
+    async def _with_retries(
+        self, path: str, body: dict[str, Any], deadline: float
+    ) -> dict[str, Any]:
+        import stamina
+
+        patience = self.spec.patience
+        if patience.attempts == 1:
+            return await self._attempt(path, body)
+
+        def again(error: Exception) -> bool | float:
+            if not isinstance(error, CallFailed) or not error.retry:
+                return False
+            if error.wait is None:
+                return True
+            # the server's word, with jitter, unless there is no time left to keep to it
+            wait = error.wait + random.uniform(0, 0.1 * error.wait + patience.wait_seconds / 4)
+            return wait if time.monotonic() + wait < deadline else False
+
+        try:
+            return await self._attempt(path, body)
+        except CallFailed as e:
+            wait = again(e)
+            if wait is False:
+                raise
+            first = patience.wait_seconds * random.uniform(0.5, 1.5)
+            await asyncio.sleep(first if wait is True else wait)
+        async for attempt in stamina.retry_context(
+            on=again,
+            attempts=patience.attempts - 1,
+            timeout=None,
+            wait_initial=2 * patience.wait_seconds,
+            wait_max=max(30.0, 2 * patience.wait_seconds),
+            wait_jitter=patience.wait_seconds,
+        ):
+            with attempt:
+                return await self._attempt(path, body)
+        raise AssertionError("unreachable")
+
+    async def _attempt(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        seconds = self.spec.patience.attempt_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._send(path, body)
+        except TimeoutError:
+            message = f"no whole answer within {seconds:g} s"
+            raise CallFailed("timeout", message, overloaded=True) from None
+
+    async def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        import httpx2
+        import openai
+
+        client = self._opened()
+        try:
+            response = await client.post(path, cast_to=httpx2.Response, body=body)
+        except openai.APIStatusError as e:
+            raise _refused(e.status_code, e.response.headers.get("retry-after")) from None
+        except openai.APIConnectionError as e:
+            cause = e.__cause__
+            connecting = isinstance(cause, httpx2.ConnectError)
+            name = type(cause or e).__name__
+            message = f"the server {'cannot be reached' if connecting else 'broke off'} ({name})"
+            raise CallFailed("unavailable", message, retry=connecting) from None
+        except openai.APIError as e:
+            raise CallFailed("unavailable", f"the call failed ({type(e).__name__})") from None
+        if len(response.content) > MAX_ANSWER:
+            raise CallFailed("invalid_answer", f"the answer has over {MAX_ANSWER:,} bytes")
+        try:
+            found = json.loads(response.content)
+        except ValueError:
+            raise CallFailed("invalid_answer", "the answer is not JSON") from None
+        if not isinstance(found, dict):
+            raise CallFailed("invalid_answer", "the answer is no JSON object")
+        return found
+
+    async def server(self) -> str:
+        """``vllm 0.32.0`` where the server tells, else ``unknown``; asked once."""
+        async with self._asking:
+            if self._server is None:
+                self._server = await self._version()
+            return self._server or "unknown"
+
+    async def _version(self) -> str | None:
+        """None where there was no answer: it is asked again with the next call."""
+        root = self.spec.url.rstrip("/").removesuffix("/v1")
+        try:
+            async with asyncio.timeout(min(5.0, self.spec.patience.attempt_seconds)):
+                said = await self._http().get(f"{root}/version")
+            version = said.json()["version"] if said.status_code == 200 else ""
+        except (KeyError, TypeError, ValueError):
+            return ""
+        except Exception:  # whatever happens to the connection, the reading is there already
+            return None
+        return f"vllm {version}" if isinstance(version, str) and 0 < len(version) < 64 else ""
+
+    async def models(self) -> list[str]:
+        """Names of the models and adapters that the server has loaded.
+
+        Raises:
+            CallFailed: it cannot be reached, or answers something else.
+        """
+        import httpx2
+
+        headers = {"Authorization": f"Bearer {self._key}"}
+        try:
+            async with asyncio.timeout(self.spec.patience.attempt_seconds):
+                said = await self._http().get(
+                    f"{self.spec.url.rstrip('/')}/models", headers=headers
+                )
+        except TimeoutError:
+            raise CallFailed("timeout", "no list of models in time") from None
+        except httpx2.HTTPError as e:
+            raise CallFailed(
+                "unavailable", f"the server cannot be reached ({type(e).__name__})"
+            ) from None
+        if said.status_code != 200:
+            raise _refused(said.status_code, None)
+        try:
+            return [str(m["id"]) for m in said.json()["data"]]
+        except (ValueError, KeyError, TypeError):
+            raise CallFailed("invalid_answer", "the list of models is none") from None
+
+    async def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _opened(self) -> Any:
+        if self._client is None:
+            import httpx2
+            import openai
+
+            crowd = self.spec.patience.concurrency
+            http = httpx2.AsyncClient(
+                # images go to the address that is written down: no proxy, no redirect
+                trust_env=False,
+                follow_redirects=False,
+                timeout=None,
+                limits=httpx2.Limits(max_connections=crowd, max_keepalive_connections=crowd),
+            )
+            self._client = openai.AsyncOpenAI(
+                base_url=self.spec.url,
+                api_key=self._key,
+                max_retries=0,
+                timeout=None,
+                http_client=http,
+            )
+        return self._client
+
+    def _http(self) -> Any:
+        return self._opened()._client
+
+
+def _refused(status: int, retry_after: str | None) -> CallFailed:
+    if status == 429 or status >= 500:
+        wait: float | None = None
+        try:
+            wait = min(max(float(retry_after), 0.0), 3600.0) if retry_after else None
+        except ValueError:  # a date: its own backoff will do
+            wait = None
+        busy = status in (429, 503)
+        return CallFailed(
+            "unavailable",
+            f"HTTP {status}",
+            retry=True,
+            wait=wait,
+            overloaded=busy,
+            broken=status != 429,
+        )
+    what = {
+        401: "the key was refused",
+        403: "the key was refused",
+        404: "the server does not have this model or adapter",
+        413: "the images are too large for the server",
+    }.get(status, "the server refused the request")
+    return CallFailed("unavailable", f"HTTP {status}: {what}", broken=False)

@@ -1,0 +1,194 @@
+"""Models in this process through transformers and peft: the same prompts, the same letters.
+
+Safetensors only, no code from a checkpoint.  A closed question costs one forward pass: the
+logits after the prompt, over the tokens of the letters, are the probabilities.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from curbside.agents.fleet_spec import TransformersSpec
+from curbside.agents.prompting import load_prompt
+from curbside.agents.report_draft import load_report
+from curbside.agents.vision import Ask, Said, Unsaid, VisionAgent, card_of
+from curbside.errors import AgentUnavailable
+from curbside.storage import tree_digest
+from curbside.study import content_hash
+
+__all__ = ["TransformersEngine", "open_transformers_agent"]
+
+
+class TransformersEngine:
+    """See :class:`curbside.agents.vision.Engine`; loads the model with the first ask.
+
+    Args:
+        base: folder or name of the model; ``adapter``: folder of a peft adapter, or "".
+    """
+
+    def __init__(
+        self, base: str, adapter: str = "", *, device: str = "cpu", dtype: str = "float32"
+    ) -> None:
+        self.base, self.adapter, self.device, self.dtype = base, adapter, device, dtype
+        self._loaded: tuple[Any, Any] | None = None
+        self._lock = Lock()
+
+    def say(self, asks: Sequence[Ask]) -> list[Said | Unsaid]:
+        """One after the other: a batch would pad, and padding changes the last digits."""
+        with self._lock:
+            try:
+                model, processor = self._load()
+            except AgentUnavailable as e:
+                return [Unsaid("unavailable", e.message) for _ in asks]
+            return [self._say(model, processor, a) for a in asks]
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+
+            try:
+                processor = AutoProcessor.from_pretrained(self.base, trust_remote_code=False)
+                model = AutoModelForImageTextToText.from_pretrained(
+                    self.base,
+                    dtype=getattr(torch, self.dtype),
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                )
+                if self.adapter:
+                    from peft import PeftModel
+
+                    model = PeftModel.from_pretrained(model, self.adapter)
+            except (OSError, ValueError, ImportError, RuntimeError) as e:
+                raise AgentUnavailable(
+                    f"the model cannot be loaded ({type(e).__name__})",
+                    hint="curbside fleet check says what is missing",
+                ) from e
+            self._loaded = model.eval().to(self.device), processor
+        return self._loaded
+
+    def _say(self, model: Any, processor: Any, ask: Ask) -> Said | Unsaid:
+        started = time.perf_counter()
+        try:
+            inputs = self._inputs(processor, ask)
+            with torch.inference_mode():
+                if ask.letters:
+                    return self._choose(model, processor, ask, inputs, started)
+                return self._write(model, processor, ask, inputs, started)
+        except torch.OutOfMemoryError:
+            return Unsaid("unavailable", "out of memory")
+        except Exception as e:  # a prompt that a processor cannot take must not lose a batch
+            return Unsaid("internal", type(e).__name__)
+
+    def _inputs(self, processor: Any, ask: Ask) -> Any:
+        pictures = [Image.open(io.BytesIO(raw)).convert("RGB") for raw in ask.images]
+        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": ask.text}]
+        text = processor.apply_chat_template(
+            [
+                {"role": "system", "content": [{"type": "text", "text": ask.system}]},
+                {"role": "user", "content": content},
+            ],
+            add_generation_prompt=True,
+        )
+        inputs = processor(images=pictures, text=text, return_tensors="pt")
+        return {
+            k: v.to(self.device, getattr(torch, self.dtype))
+            if torch.is_floating_point(v)
+            else v.to(self.device)
+            for k, v in inputs.items()
+        }
+
+    def _choose(
+        self, model: Any, processor: Any, ask: Ask, inputs: Any, started: float
+    ) -> Said | Unsaid:
+        ids = [letter_token(processor.tokenizer, x) for x in ask.letters]
+        if None in ids or len(set(ids)) < len(ids):
+            return Unsaid("internal", "the tokenizer has no token of its own for each letter")
+        logits = model(**inputs).logits[0, -1].double()
+        over = torch.softmax(logits[ids], 0).cpu().numpy()
+        return Said(
+            probabilities=tuple(np.asarray(over).tolist()),
+            tokens=int(inputs["input_ids"].shape[1]) + 1,
+            seconds=time.perf_counter() - started,
+            server=_server(),
+        )
+
+    def _write(
+        self, model: Any, processor: Any, ask: Ask, inputs: Any, started: float
+    ) -> Said | Unsaid:
+        if ask.temperature > 0:
+            torch.manual_seed(ask.seed)
+        made = model.generate(
+            **inputs,
+            max_new_tokens=ask.max_tokens,
+            do_sample=ask.temperature > 0,
+            temperature=ask.temperature or None,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        start = inputs["input_ids"].shape[1]
+        tokens = made.sequences[0, start:]
+        scores = torch.stack([s[0] for s in made.scores]).double().log_softmax(-1)
+        chosen = scores.gather(1, tokens[: len(scores), None])
+        text = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        return Said(
+            # nothing constrains this engine: what is no JSON is taken as the answer itself
+            text=text if _is_json(text) else json.dumps({"answer": text, "evidence": []}),
+            confidence=float(chosen.mean().exp()),
+            tokens=int(made.sequences.shape[1]),
+            seconds=time.perf_counter() - started,
+            server=_server(),
+        )
+
+
+def letter_token(tokenizer: Any, letter: str) -> int | None:
+    """The one token that a letter is at the start of an answer, or None."""
+    ids = tokenizer.encode(letter, add_special_tokens=False)
+    return int(ids[-1]) if ids and tokenizer.decode([ids[-1]]).strip() == letter else None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _server() -> str:
+    from importlib.metadata import version
+
+    return f"transformers {version('transformers')}"
+
+
+def open_transformers_agent(
+    name: str, spec: TransformersSpec, folder: Path | None = None
+) -> VisionAgent:
+    """An agent of kind ``transformers`` of a fleet file; the model loads with its first study.
+
+    Raises:
+        ConfigError: the prompt or report template is wrong.
+    """
+    beside = folder or Path()
+    prompt, report = load_prompt(spec.prompt, folder), load_report(spec.report, folder)
+    base = beside / spec.base if (beside / spec.base).is_dir() else Path(spec.base)
+    adapter = beside / spec.adapter if spec.adapter else Path()
+    parts = [f"{spec.base} {spec.adapter} {spec.dtype}"]
+    # a folder is what its files are; a name is taken at its word
+    parts += [json.dumps(tree_digest(p)) for p in (base, adapter) if p != Path() and p.is_dir()]
+    engine = TransformersEngine(
+        str(base),
+        str(adapter) if spec.adapter else "",
+        device=spec.device,
+        dtype=spec.dtype,
+    )
+    card = card_of(name, "transformers", spec, content_hash("transformers", *parts))
+    return VisionAgent(card, engine, prompt, report, spec.decoding, spec.limits)
