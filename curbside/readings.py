@@ -214,7 +214,10 @@ class Versions(_Frozen):
 
 
 class CaseRecord(_Frozen):
-    """The whole story of one case, without a pixel: what the ledger stores and people read."""
+    """The whole story of one case, without a pixel: what the ledger stores and people read.
+
+    ``incomplete`` holds one reason for each object of the study that could not be used.
+    """
 
     case: str
     content: str
@@ -228,6 +231,7 @@ class CaseRecord(_Frozen):
     support: int | None = None
     specialist: str | None = None
     tag_disagreement: bool = False
+    incomplete: tuple[str, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     competence: tuple[AgentCompetence, ...] = ()
     responses: tuple[Response, ...] = ()

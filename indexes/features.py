@@ -29,6 +29,8 @@ __all__ = ["FeatureSource", "Features", "central_instance"]
 
 _BATCH = 32
 _DECODERS = 2
+#: Images of a study that are tried before it counts as unusable.
+_CANDIDATES = 5
 #: New images from which the work takes over two seconds and a bar is shown.
 _SHOW_FROM = 200
 
@@ -45,6 +47,8 @@ class Features:
         pooled: float32 (n, d), raw; zeros where the image failed.
         digests: SHA-256 of each image's bytes, ``""`` where it failed.
         failures: row to what was wrong with its image.
+        passed_over: row to the reasons why other images of the study were tried before the one
+            that stands for it.
         fingerprint: the encoder's.
         grids: one float16 (c, h, w) array a row, usually a view of a file, None where the
             image failed; None altogether where no grids were asked for or exist.
@@ -56,6 +60,7 @@ class Features:
     fingerprint: str
     grids: tuple[NDArray[np.float16] | None, ...] | None = field(default=None, repr=False)
     grid_shape: tuple[int, int, int] | None = None
+    passed_over: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pooled)
@@ -102,6 +107,7 @@ class Features:
             self.fingerprint,
             None if self.grids is None else tuple(self.grids[r] for r in picked),
             self.grid_shape,
+            {i: self.passed_over[r] for i, r in enumerate(picked) if r in self.passed_over},
         )
 
 
@@ -111,10 +117,24 @@ def central_instance(study: Study) -> Instance:
     Raises:
         ImageError: the study has no image.
     """
-    longest = max((s.instances for s in study.series), key=len, default=())
-    if not longest:
+    return next(standing_for(study))
+
+
+def standing_for(study: Study) -> Iterator[Instance]:
+    """Images that may stand for a study, the best first: outwards from the middle of its
+    longest series, then of the others.
+
+    Raises:
+        ImageError: the study has no image.
+    """
+    longest_first = sorted(study.series, key=lambda s: -len(s.instances))
+    if not longest_first or not longest_first[0].instances:
         raise ImageError("missing", "the study has no image")
-    return longest[len(longest) // 2]
+    for series in longest_first:
+        middle = len(series.instances) // 2
+        order = sorted(range(len(series.instances)), key=lambda i: abs(i - middle))
+        for i in order:
+            yield series.instances[i]
 
 
 class FeatureSource:
@@ -165,27 +185,31 @@ class FeatureSource:
             StorageError: the cache cannot be written or read; rows stored earlier are safe.
         """
         grid = grid and self.encoder.grid_shape is not None
-        named = self._name(studies)
-        sources: dict[str, Instance] = {}
-        for name in named:
-            if not isinstance(name, ImageError):
-                sources.setdefault(name[1], name[0])
-        rows = self._known(sources, grid=grid)
-        todo = [(d, i) for d, i in sources.items() if d not in rows]
-        failed = self._encode(todo, rows, label=label, grid=grid) if todo else {}
-
-        pooled = np.zeros((len(studies), self.encoder.dimensions), np.float32)
+        n = len(studies)
+        pooled = np.zeros((n, self.encoder.dimensions), np.float32)
         failures: dict[int, ImageError] = {}
-        grids: list[NDArray[np.float16] | None] = [None] * len(studies)
-        digests = [""] * len(studies)
-        for i, name in enumerate(named):
-            if isinstance(name, ImageError):
-                failures[i] = name
-            elif name[1] in failed:
-                failures[i] = failed[name[1]]
-            else:
-                digests[i] = name[1]
-                pooled[i], grids[i] = rows[name[1]]
+        grids: list[NDArray[np.float16] | None] = [None] * n
+        digests = [""] * n
+        tried: dict[int, list[str]] = {}
+        open_ = [(i, s, _candidates(s)) for i, s in enumerate(studies)]
+        while open_:
+            named = self._name([next(c) for _, _, c in open_])
+            rows, failed = self._rows(named, label=label, grid=grid)
+            again = []
+            for (i, study, candidates), name in zip(open_, named, strict=True):
+                problem = name if isinstance(name, ImageError) else failed.get(name[1])
+                if problem is None:
+                    assert not isinstance(name, ImageError)
+                    digests[i] = name[1]
+                    pooled[i], grids[i] = rows[name[1]]
+                    failures.pop(i, None)
+                    continue
+                # what the first choice said of itself is what a study without any ends with
+                failures.setdefault(i, problem)
+                tried.setdefault(i, []).append(problem.reason)
+                if len(tried[i]) < min(_CANDIDATES, len(study.instances)):
+                    again.append((i, study, candidates))
+            open_ = again
         return Features(
             pooled,
             tuple(digests),
@@ -193,22 +217,39 @@ class FeatureSource:
             self.encoder.fingerprint,
             tuple(grids) if grid else None,
             self.encoder.grid_shape if grid else None,
+            {i: tuple(reasons) for i, reasons in tried.items() if i not in failures},
         )
 
-    def _name(self, studies: Sequence[Study]) -> list[tuple[Instance, str] | ImageError]:
-        """The central instance of each study and its digest, or what is wrong with it."""
+    def _rows(
+        self, named: Sequence[tuple[Instance, str] | ImageError], *, label: str, grid: bool
+    ) -> tuple[dict[str, Row], dict[str, ImageError]]:
+        """Rows of named images by digest, and what was wrong with the others."""
+        sources: dict[str, Instance] = {}
+        for name in named:
+            if not isinstance(name, ImageError):
+                sources.setdefault(name[1], name[0])
+        rows = self._known(sources, grid=grid)
+        todo = [(d, i) for d, i in sources.items() if d not in rows]
+        failed = self._encode(todo, rows, label=label, grid=grid) if todo else {}
+        return rows, failed
 
-        def one(study: Study) -> tuple[Instance, str] | ImageError:
+    def _name(
+        self, instances: Sequence[Instance | ImageError]
+    ) -> list[tuple[Instance, str] | ImageError]:
+        """Each image with its digest, or what is wrong with it."""
+
+        def one(instance: Instance | ImageError) -> tuple[Instance, str] | ImageError:
+            if isinstance(instance, ImageError):
+                return instance
             try:
-                instance = central_instance(study)
                 return instance, instance.digest()
             except ImageError as e:
                 return e
 
-        if len(studies) <= _BATCH:
-            return [one(s) for s in studies]
+        if len(instances) <= _BATCH:
+            return [one(i) for i in instances]
         with ThreadPoolExecutor(_DECODERS) as pool:
-            return list(pool.map(one, studies))
+            return list(pool.map(one, instances))
 
     def _known(self, digests: Iterable[str], *, grid: bool) -> dict[str, Row]:
         """Rows that are in memory or on disk."""
@@ -315,6 +356,14 @@ class FeatureSource:
                 self._cache.put(digests, [self._unsaved[d] for d in digests])
                 for digest in digests:
                     del self._unsaved[digest]
+
+
+def _candidates(study: Study) -> Iterator[Instance | ImageError]:
+    """What may stand for a study; where it has no image, that alone."""
+    try:
+        yield from standing_for(study)
+    except ImageError as e:
+        yield e
 
 
 def _positions(rows: Rows) -> list[int]:

@@ -51,6 +51,7 @@ class _Open:
     content: str = ""
     problem: ImageError | None = None
     pooled: Any = None
+    incomplete: tuple[str, ...] = ()
     assessment: Assessments | None = None
     said: dict[str, AnyResponse] = field(default_factory=dict)
 
@@ -105,6 +106,7 @@ class RouterDesk:
             entry.content = features.digests[i]
             entry.problem = features.failures.get(i)
             entry.pooled = features.pooled[i : i + 1]
+            entry.incomplete = (*entry.study.incomplete, *features.passed_over.get(i, ()))
         good = [e for e in entries if e.problem is None]
         if good:
             tags = [e.study.tags.get("Modality") for e in good]
@@ -299,6 +301,7 @@ class RouterDesk:
             task=question.task,
             options=question.options,
             outcome=Outcome(status=Status.NOT_ANALYSED, reasons=()),
+            incomplete=self._entry(case).incomplete,
             versions=self._versions,
             received_at=received_at,
             decided_at=datetime.now(UTC).isoformat(),

@@ -7,6 +7,7 @@ what they say.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from curbside.assessments import Assessments
 from curbside.config import PolicyConfig, TierPolicy
+from curbside.errors import UNSAFE
 from curbside.indexes.assess import Assessor
 from curbside.readings import (
     Abstention,
@@ -31,7 +33,7 @@ from curbside.readings import (
 )
 from curbside.responses import ResponseStatus
 from curbside.router.policies import is_novel, make_policy
-from curbside.router.policy import Action, Policy, Responses, Step
+from curbside.router.policy import Action, Policy, Responses, Step, codes, next_step
 
 __all__ = [
     "Serving",
@@ -106,8 +108,8 @@ def settle(
     responses: Mapping[str, AnyResponse],
 ) -> Verdict:
     """One step of the policy on one case with what has been said so far."""
-    step: Step = policy.next(assessment, columns_of(agents, responses))
-    reason = policy.reasons[int(step.reason[0])]
+    step: Step = next_step(policy, assessment, columns_of(agents, responses))
+    reason = codes(policy)[int(step.reason[0])]
     if step.action[0] == Action.ASK:
         return Verdict(False, None, reason, tuple(np.array(agents)[step.ask[0]].tolist()))
     weights = step.weights[0]
@@ -169,13 +171,14 @@ def explain(
                 f"assumed ({base.task}).",
             )
         )
-    if bool(assessment.tag_disagreement[0]):
+    if bool(assessment.tag_disagreement[0]) and verdict.reason != "tag_disagreement":
         reasons.append(
             Reason(
                 code="tag_disagreement",
                 text=f"The tags name another modality than the pixels do ({modality}).",
             )
         )
+    reasons += _incomplete(base)
     reasons += [
         Reason(code=f"{r.type}", text=f"{name} gave no reading: {_why(r)}.")
         for name, r in responses.items()
@@ -240,10 +243,18 @@ def _reading(verdict: Verdict, responses: Mapping[str, AnyResponse]) -> Reading 
 
 def without_image(base: CaseRecord, reason: str, message: str) -> CaseRecord:
     """The record of a case whose image cannot be used: not analysed, or quarantined."""
-    unsafe = reason == "too_large"
     said = Reason(code=f"image_{reason}", text=f"The image was not analysed: {message}.")
-    status = Status.QUARANTINED if unsafe else Status.NOT_ANALYSED
-    return base.model_copy(update={"outcome": Outcome(status=status, reasons=(said,))})
+    status = Status.QUARANTINED if reason in UNSAFE else Status.NOT_ANALYSED
+    reasons = (said, *_incomplete(base))
+    return base.model_copy(update={"outcome": Outcome(status=status, reasons=reasons)})
+
+
+def _incomplete(base: CaseRecord) -> tuple[Reason, ...]:
+    if not base.incomplete:
+        return ()
+    lost = ", ".join(f"{n} {reason}" for reason, n in Counter(base.incomplete).most_common())
+    text = f"The study is incomplete: objects of it cannot be used ({lost})."
+    return (Reason(code="incomplete", text=text),)
 
 
 def reviewed(record: CaseRecord, answer: str, reader: str) -> CaseRecord:
@@ -281,6 +292,8 @@ def _sentence(
         "novel": f"Unlike the calibration cases (p = {p:.3f} ≤ α = {alpha:g}): a person must "
         "read it; any reading attached is provisional.",
         "below_floor": f"The reading{sure} is below the floor: a person must read it.",
+        "tag_disagreement": f"The tags name another modality than the pixels do ({modality}): a "
+        "person must read it; any reading attached is provisional.",
         "no_reading": "No agent gave a reading: a person must read it.",
         "most_competent": f"{reader} has the highest estimated chance of being right on cases "
         "like this.",
@@ -338,7 +351,10 @@ def _counterfactuals(
     if is_novel(assessment, config.alpha)[0]:
         familiar = replace(assessment, p_value=np.array([1.0]))
         changes.append((f"had the p-value been above α = {config.alpha:g}", familiar, config))
-    elif p < 1:
+    if assessment.tag_disagreement[0]:
+        agreed = replace(assessment, tag_disagreement=np.array([False]))
+        changes.append(("had the tags named what the pixels show", agreed, config))
+    if not is_novel(assessment, config.alpha)[0] and p < 1:
         # rounded up, so that the α that is printed does hold the case back
         alpha = float(np.ceil(p * 1e4) / 1e4)
         if alpha < 1:

@@ -8,7 +8,7 @@ and adjudication are all this loop; serving and replay run the same code.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
 
@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 from curbside.assessments import Assessments
 from curbside.errors import InternalError
 
-__all__ = ["Action", "Decisions", "Policy", "Responses", "Step", "run"]
+__all__ = [
+    "HELD",
+    "Action",
+    "Decisions",
+    "Policy",
+    "Responses",
+    "Step",
+    "codes",
+    "next_step",
+    "run",
+]
 
 
 class Action(IntEnum):
@@ -58,7 +68,7 @@ class Step:
         ask: bool (n, a), agents to ask where action is ASK.
         weights: float32 (n, a), the mixture of readings that is the answer (ANSWER) or the
             provisional answer (REFER; all zero where there is none).  One-hot but for averages.
-        reason: int16 (n,), index into the policy's ``reasons``.
+        reason: int16 (n,), index into :func:`codes` of the policy.
     """
 
     action: NDArray[np.int8]
@@ -77,6 +87,32 @@ class Policy(Protocol):
     def reasons(self) -> tuple[str, ...]: ...
 
     def next(self, assessments: Assessments, responses: Responses) -> Step: ...
+
+
+#: Reasons that come after any policy's own: what holds whichever policy decides.
+HELD = ("tag_disagreement",)
+
+
+def codes(policy: Policy) -> tuple[str, ...]:
+    """What ``Step.reason`` and ``Decisions.reason`` point into."""
+    return (*policy.reasons, *HELD)
+
+
+def next_step(policy: Policy, assessments: Assessments, responses: Responses) -> Step:
+    """The policy's next step, held where its tags name another modality than its pixels do.
+
+    Such a study is mislabelled or misread: agents are asked as the policy says, and what they
+    say is provisional.  Serving and replay both come through here.
+    """
+    step = policy.next(assessments, responses)
+    held = assessments.tag_disagreement & (step.action == Action.ANSWER)
+    if not held.any():
+        return step
+    return replace(
+        step,
+        action=np.where(held, int(Action.REFER), step.action).astype(np.int8),
+        reason=np.where(held, len(policy.reasons), step.reason).astype(np.int16),
+    )
 
 
 @dataclass(frozen=True)
@@ -123,7 +159,7 @@ def run(policy: Policy, assessments: Assessments, agents: tuple[str, ...], ask: 
         else:
             so_far = Responses(agents, status[rows], confidence[rows], choice[rows])
             facts = assessments.take(rows)
-        step = policy.next(facts, so_far)
+        step = next_step(policy, facts, so_far)
         done = step.action != Action.ASK
         ended = rows[done]
         answered[ended] = step.action[done] == Action.ANSWER

@@ -450,3 +450,27 @@ def test_a_long_call_shows_its_progress(capfd: pytest.CaptureFixture[str]) -> No
     assert "encoding images" in capfd.readouterr().err
     FeatureSource(FakeEncoder()).of(cases)
     assert capfd.readouterr().err == ""
+
+
+def test_where_the_middle_image_is_broken_another_stands_for_the_study() -> None:
+    good, other = image_bytes(1), image_bytes(2)
+    series = (
+        Series(tuple(Instance(raw) for raw in (good, b"", good[:40]))),
+        Series((Instance(other),)),
+    )
+    source = FeatureSource(CountingEncoder())
+    features = source.of([Study("a", series), *studies(3)])
+    assert features.failures == {}
+    # outwards from the middle, so the first comes before the last
+    assert features.digests[0] == Instance(good).digest()
+    assert features.passed_over == {0: ("empty",)}
+    assert features.take([1]).passed_over == {}
+    assert features.take([1, 0]).passed_over == {1: ("empty",)}
+
+
+def test_a_study_without_a_good_image_fails_with_what_was_wrong_first() -> None:
+    cut = image_bytes(1)[:40]
+    images = tuple(Instance(raw) for raw in (cut, b"", b"nothing", cut))
+    features = FeatureSource(CountingEncoder()).of([Study("a", (Series(images),))])
+    assert features.failures[0].reason == "wrong_type"
+    assert features.passed_over == {}

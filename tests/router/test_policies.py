@@ -14,7 +14,7 @@ from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, Tier
 from curbside.errors import InternalError
 from curbside.responses import ResponseStatus
 from curbside.router.policies import REASONS, make_policy
-from curbside.router.policy import Decisions, Policy, Responses, run
+from curbside.router.policy import Decisions, Policy, Responses, codes, run
 
 AGENTS = ("a", "b", "g")
 KINDS = (TierPolicy, CompetencePolicy, CascadePolicy, AveragePolicy)
@@ -252,3 +252,24 @@ def test_average_goes_on_with_whoever_reads() -> None:
     assert done.weights[0].tolist() == [0, 0, 1] and REASONS[done.reason[0]] == "fallback"
     # a thinly supported specialist is asked when the generalist gives nothing
     assert done.weights[1].tolist() == [0, 1, 0] and REASONS[done.reason[1]] == "fallback"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), alpha=st.floats(0, 0.5), floor=st.floats(0, 1))
+def test_where_tags_and_pixels_disagree_no_policy_answers(
+    kind: type, seed: int, alpha: float, floor: float
+) -> None:
+    facts, truth = world(seed, 40)
+    policy = policy_of(kind, alpha=alpha, floor=floor)
+    before = decide(policy, facts, truth)
+    wrong = np.random.default_rng(seed).random(40) < 0.3
+    after = decide(policy, replace(facts, tag_disagreement=wrong), truth)
+    assert not after.answered[wrong].any()
+    assert (after.answered == (before.answered & ~wrong)).all()
+    # the same agents are asked and what they say is kept, as provisional
+    assert (after.asked == before.asked).all()
+    assert (after.weights == before.weights).all()
+    named = np.array(codes(policy))
+    assert (named[after.reason[wrong & before.answered]] == "tag_disagreement").all()
+    assert (after.reason[~wrong] == before.reason[~wrong]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import pytest
 from tests_router_world import TASKS, World, make_world, picture, strange
 
 from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
-from curbside.errors import UserError
+from curbside.errors import ImageError, UserError
 from curbside.readings import CaseRecord, Status, Tier
 from curbside.router.desk import RouterDesk
 from curbside.router.explain import render
-from curbside.study import Question, Study
+from curbside.study import Instance, Question, Series, Study
 
 
 def study(modality: str, task: str, *, seed: int = 5000, id: str = "case") -> Study:
@@ -219,3 +220,47 @@ def test_an_average_is_recorded_as_one_reading_of_several(tmp_path: Path) -> Non
     assert record.outcome.dissent == ("generalist: broken (0.80)",)
     assert "specialist-xray + generalist" in render(record)
     assert any("0.73" in c.change for c in record.outcome.counterfactuals)
+
+
+@pytest.mark.parametrize("policy", [TierPolicy(minimum_support=20), CascadePolicy()])
+def test_tags_that_name_another_modality_send_the_case_to_a_person(
+    world: World, tmp_path: Path, policy: Any
+) -> None:
+    honest, wrong = study("xray", "bones", id="a"), study("xray", "bones", id="b")
+    router = world.router(tmp_path, policy)
+    first, second = router.read_batch(
+        [replace(honest, tags={"Modality": "xray"}), replace(wrong, tags={"Modality": "ct"})]
+    )
+    assert first.outcome.status is Status.ANSWERED
+    assert second.outcome.status is Status.NEEDS_REVIEW
+    assert second.outcome.provisional == first.outcome.answer
+    assert [r.code for r in second.outcome.reasons].count("tag_disagreement") == 1
+    assert "had the tags named what the pixels show" in render(second)
+    assert [r.case for r in router.pending()] == ["b"]
+
+
+def test_a_study_that_lost_objects_is_read_and_says_so(world: World, tmp_path: Path) -> None:
+    whole = picture("xray", 0, 5000)
+    images = tuple(Instance(raw) for raw in (whole, whole[:90], whole))
+    record = world.router(tmp_path).read(
+        Study(
+            "case", (Series(images),), Question(options=TASKS["bones"]), incomplete=("no_pixels",)
+        )
+    )
+    assert record.outcome.status is Status.ANSWERED
+    assert record.incomplete[0] == "no_pixels" and len(record.incomplete) == 2
+    assert "incomplete" in [r.code for r in record.outcome.reasons]
+    assert "1 no_pixels" in render(record)
+
+
+def test_a_study_that_is_unsafe_to_open_is_quarantined(world: World, tmp_path: Path) -> None:
+    for reason, status in (
+        ("too_large", Status.QUARANTINED),
+        ("too_deep", Status.QUARANTINED),
+        ("timeout", Status.QUARANTINED),
+        ("no_pixels", Status.NOT_ANALYSED),
+    ):
+        record = world.router(tmp_path).read(Study.unusable("bad", ImageError(reason, "why")))
+        assert record.outcome.status is status
+        assert record.outcome.reasons[0].code == f"image_{reason}"
+    assert world.asked == []
