@@ -19,7 +19,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from curbside.errors import CasesError, RowProblem
+from curbside.errors import CasesError, ImageError, RowProblem
+from curbside.pixels import IMAGE_SUFFIXES
 from curbside.study import Question, Study, content_hash
 
 __all__ = ["ROLES", "TIERS", "Case", "Cases", "read_cases", "read_table"]
@@ -55,9 +56,18 @@ class Case:
     line: int = 0
 
     def study(self) -> Study:
-        """The study with its question; no pixel is read."""
+        """The study with its question; no pixel is read.
+
+        DICOM files, folders and archives are told by a name that is no image's; their headers
+        are read.  What cannot be used becomes a study that fails with the reason.
+        """
         question = Question(options=self.options, text=self.question, task=self.task)
-        return Study.from_image(self.image, id=self.id, question=question, group=self.group)
+        if self.image.suffix.lower() in IMAGE_SUFFIXES:
+            return Study.from_image(self.image, id=self.id, question=question, group=self.group)
+        try:
+            return Study.from_dicom(self.image, id=self.id, question=question, group=self.group)
+        except ImageError as e:
+            return Study.unusable(self.id, e, question=question, group=self.group)
 
     def __repr__(self) -> str:  # a path may hold a patient's name
         return f"Case({self.id!r}, line {self.line})"

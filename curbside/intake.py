@@ -14,7 +14,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -145,7 +145,7 @@ def _studies(
     strays: dict[str, list[Refusal]] = {}
     for source, folder, told in _told(_sources(start), tags):
         if isinstance(told, Study):
-            yield told
+            yield replace(told, question=question)
         elif isinstance(told, ImageError):
             refusal = Refusal(_place_id(source), told.reason, told.message)
             if told.reason in _NO_LOSS:

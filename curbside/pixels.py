@@ -29,6 +29,7 @@ from curbside.windows import Window
 
 __all__ = [
     "FORMATS",
+    "IMAGE_SUFFIXES",
     "MAX_BYTES",
     "MAX_PIXELS",
     "check_image_header",
@@ -40,6 +41,26 @@ __all__ = [
 
 #: Formats that are read; everything else is ``wrong_type``.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+#: Endings of such files; what a file is, its first bytes say.
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+    ]
+)
 #: Largest file, bytes.
 MAX_BYTES = 256 * 2**20
 #: Most pixels (width × height) after decoding.

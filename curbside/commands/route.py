@@ -1,8 +1,9 @@
-"""``curbside route``: one image through the router, explained."""
+"""``curbside route``: what is in a file, a folder or an archive through the router, explained."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def route(
-    image: Annotated[Path, typer.Argument(help="An image file (JPEG, PNG, TIFF, …).")],
+    path: Annotated[
+        Path, typer.Argument(help="An image, a DICOM file, a folder or zip archive of these.")
+    ],
     question: Annotated[str, typer.Option(help="The question in words.")] = "",
     options: Annotated[str, typer.Option(help="The answers to choose from, joined by '|'.")] = "",
     task: Annotated[str, typer.Option(help="A task that the fleet was trained on.")] = "",
@@ -29,24 +32,24 @@ def route(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole record.")] = False,
 ) -> None:
-    """Route one image: who reads it, what they say, and why; or why a person must.
+    """Route each study: who reads it, what they say, and why; or why a person must.
 
     Without options and task, the task that the nearest training cases belong to is asked.
+    --json prints one record, or a list of them where there are several studies.
     """
     from curbside.config import load_config, load_policy
     from curbside.errors import ImageError, UserError
     from curbside.home import config_path, home
-    from curbside.pixels import read_image
+    from curbside.intake import studies_in
+    from curbside.readings import Status
     from curbside.router.api import Router
     from curbside.router.explain import render
     from curbside.router.workspace import Workspace
     from curbside.study import Question, Study
 
-    try:
-        read_image(image)
-    except ImageError as e:
-        hint = "give an image file: curbside route IMAGE"
-        raise ImageError(e.reason, f"{e.message} ({e.reason})", hint=hint) from None
+    hint = "give an image, a DICOM file, a folder or a zip archive: curbside route PATH"
+    if not path.exists():
+        raise ImageError("missing", "there is no such file or folder (missing)", hint=hint)
     choices = tuple(o.strip() for o in options.split("|")) if options else ()
     if choices and (len(choices) < 2 or "" in choices or len(set(choices)) < len(choices)):
         raise UserError(
@@ -65,5 +68,28 @@ def route(
     asked = Question(
         options=choices or tuple(router.tasks.get(task, ())), text=question, task=task or None
     )
-    record = router.read(Study.from_image(image, question=asked))
-    typer.echo(json.dumps(record.to_json(), indent=1) if as_json else render(record))
+    records, refused = [], []
+    for found in studies_in(path, question=asked, allowed_tags=settings.privacy.allowed_tags):
+        if not isinstance(found, Study):
+            refused.append(found)
+            continue
+        record = router.read(found)
+        records.append(record)
+        if not as_json:
+            typer.echo(("\n" if len(records) > 1 else "") + render(record))
+    if as_json and records:
+        shown = [r.to_json() for r in records]
+        typer.echo(json.dumps(shown if len(shown) > 1 else shown[0], indent=1))
+    counts = Counter(r.reason for r in refused).most_common()
+    unused = ", ".join(f"{n} {reason}" for reason, n in counts)
+    if not records:
+        only = refused[0] if len(refused) == 1 else None
+        raise ImageError(
+            counts[0][0] if counts else "missing",
+            f"{only.message} ({only.reason})" if only else f"no study in it ({unused or 'empty'})",
+            hint=hint,
+        )
+    if refused:
+        typer.echo(f"\n{len(refused)} other files are in no study: {unused}", err=True)
+    if all(r.outcome.status in (Status.NOT_ANALYSED, Status.QUARANTINED) for r in records):
+        raise typer.Exit(2)

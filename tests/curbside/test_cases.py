@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curbside.cases import ROLES, TIERS, Case, Cases, read_cases
-from curbside.errors import CasesError
+from curbside.errors import CasesError, ImageError
+from curbside.phantom_dicom import as_dicom
 from curbside.phantoms import write_phantoms
 
 Row = Mapping[str, Any]
@@ -362,3 +363,23 @@ def test_the_corpus_or_the_phantoms_are_read_as_they_are(
         assert len(cases) == 10_513
         assert len(set(cases.modalities.tolist())) == 24
         assert [int((cases.roles == r).sum()) for r in ROLES] == [4974, 737, 1470, 3332]
+
+
+def test_a_study_may_be_a_dicom_file_or_folder(tmp_path: Path) -> None:
+    (tmp_path / "ct").mkdir()
+    for k in range(3):
+        raw = as_dicom(np.full((4, 4), k, np.int16), number=k)
+        (tmp_path / "ct" / f"{k}.dcm").write_bytes(raw)
+    rows = [
+        {"study": "ct", "id": "folder", "group": "g", "question": "Is it?"},
+        {"study": "ct/1.dcm", "id": "file"},
+        {"study": "gone.dcm", "id": "gone"},
+    ]
+    path = tmp_path / "cases.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in rows))
+    folder, file, gone = read_cases(path).studies()
+    assert (folder.id, folder.group, folder.question.text) == ("folder", "g", "Is it?")
+    assert len(folder.instances) == 3
+    assert file.tags == {"Modality": "CT"} and file.group
+    with pytest.raises(ImageError, match="no such file"):
+        gone.instances[0].pixels()

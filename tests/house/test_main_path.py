@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from curbside.cases import Cases, read_cases
 from curbside.cli import app
 from curbside.errors import CurbsideError, ImageError, NotBuilt, UserError
+from curbside.phantom_dicom import as_dicom
 from curbside.readings import CaseRecord, Status
 from curbside.storage import tree_digest
 
@@ -138,13 +141,36 @@ def test_the_explanation_is_for_people(built: Built) -> None:
 
 def test_images_that_cannot_be_used(built: Built, tmp_path: Path) -> None:
     whole = built.one(role="test", tier="common").read_bytes()
-    for name, raw in (("cut.png", whole[:-2000]), ("empty.png", b""), ("text.png", b"hello")):
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole[:-2000])
+    result = call(built.home, "route", cut)
+    assert result.exit_code == 2
+    assert "NOT ANALYSED" in result.stdout
+    for name, raw in (("empty.png", b""), ("text.png", b"hello")):
         path = tmp_path / name
         path.write_bytes(raw)
         error = fails(built.home, "route", path)
         assert isinstance(error, ImageError)
         assert error.exit_code == 2
         assert name not in str(error)
+
+
+def test_each_study_of_a_folder_is_routed(built: Built, tmp_path: Path) -> None:
+    picture = built.one(role="train", tier="common")
+    grey = np.asarray(Image.open(picture).convert("L"))
+    for study, number in ((1, 1), (1, 2), (2, 1)):
+        raw = as_dicom(grey, study=study, number=number, modality="OT")
+        (tmp_path / f"{study}-{number}").write_bytes(raw)
+    (tmp_path / "picture.png").write_bytes(picture.read_bytes())
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    result = call(built.home, "route", tmp_path, "--json")
+    assert "1 other files are in no study: 1 empty" in result.stderr
+    records = [CaseRecord.model_validate(r) for r in json.loads(result.stdout)]
+    assert len(records) == 3
+    assert len({r.case for r in records}) == 3
+    assert all(r.outcome.status is not Status.NOT_ANALYSED for r in records)
+    text = call(built.home, "route", tmp_path / "2-1").stdout
+    assert text.count("not a medical device") == 1
 
 
 def test_a_case_whose_image_is_missing_is_one_failed_case(built: Built, tmp_path: Path) -> None:
