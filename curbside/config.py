@@ -87,6 +87,9 @@ class IndexConfig(_Strict):
     """Novelty score, as ``curbside index select-novelty`` chooses it; see docs/rarity.md."""
     stratum_minimum: int = Field(default=45, ge=1)
     """Fewest calibration cases for a modality's own p-values; below it the pooled ones serve."""
+    calibration_confidence: float = Field(default=0.0, ge=0, lt=1)
+    """0: false deferral is at most alpha on average over calibration sets; 0.9: with that
+    confidence for this very set, at the price of larger p-values."""
 
 
 class FleetConfig(_Strict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,6 +24,7 @@ from curbside.errors import IndexCorrupt, IndexMismatch, InternalError, UserErro
 from curbside.indexes.conformal import Calibration
 from curbside.indexes.exchange import Exchange, agreement
 from curbside.indexes.features import Features
+from curbside.indexes.leaks import near_duplicates, refuse_leaks
 from curbside.indexes.novelty import Novelty, fit_score, load_score
 from curbside.indexes.posterior import vote
 from curbside.indexes.projection import Projection, class_names
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["KIND", "Assessor", "Indexed"]
 
 KIND = "index"
+_log = logging.getLogger(__name__)
 #: Rows worked on at a time, and the fewest that are: matrix products of few rows take other
 #: code paths, so one case alone is padded and gets what it would get in a batch.
 _BLOCK, _FEWEST = 1024, 32
@@ -145,7 +148,15 @@ class Assessor:
                 "there is no usable case of role 'train' with a modality to index",
                 hint="give some cases of the manifest role 'train'",
             )
-        _refuse_leaks(cases, features, train, held_out)
+        refuse_leaks(cases, features, train, held_out)
+        copies = near_duplicates(features.pooled[train], features.pooled[held_out])
+        if copies.any():
+            _log.warning(
+                "%d of %d calibration cases look the same as an indexed one and do not calibrate",
+                copies.sum(),
+                len(held_out),
+            )
+        held_out = held_out[~copies]
         modalities, labels = cases.modalities[train], cases.labels[train]
         projection = Projection.fit(
             features.pooled[train], modalities, labels, config.encoder.projection
@@ -160,12 +171,15 @@ class Assessor:
             (name, fit_score(name, vectors, class_names(modalities, labels))),
             config.index.neighbours,
         )
-        minimum, calibration = config.index.stratum_minimum, features.pooled[held_out]
-        exact = new.calibrated(calibration, minimum)
+        minimum, confidence = config.index.stratum_minimum, config.index.calibration_confidence
+        calibration = features.pooled[held_out]
+        exact = new.calibrated(calibration, minimum, confidence)
         if kind_for(len(train), config.index) == FLAT:
             return exact
         tune = features.pooled[usable & (cases.roles == "tune")]
-        graph = exact.exchanged(calibration, minimum, np.concatenate([calibration, tune]))
+        graph = exact.exchanged(
+            calibration, minimum, np.concatenate([calibration, tune]), confidence
+        )
         if graph.index.kind == FLAT and config.index.kind == HNSW and graph.exchange is not None:
             raise UserError(
                 f"a graph over these {len(graph)} vectors decides only "
@@ -175,12 +189,14 @@ class Assessor:
             )
         return graph
 
-    def calibrated(self, held_out: NDArray[np.float32], minimum: int) -> Assessor:
+    def calibrated(
+        self, held_out: NDArray[np.float32], minimum: int, confidence: float = 0.0
+    ) -> Assessor:
         """A copy whose p-values come from these cases, as this index sees them.
 
         Args:
             held_out: float32 (n, d), raw features of calibration cases, none of them indexed.
-            minimum: fewest cases for a stratum of its own.
+            minimum, confidence: see :class:`~curbside.indexes.conformal.Calibration`.
 
         Raises:
             UserError: no calibration case.
@@ -188,24 +204,36 @@ class Assessor:
         known = self._measure(held_out)
         predicted = known.posterior.argmax(axis=1)
         return self.with_calibration(
-            Calibration.fit(known.novelty, predicted, self.modalities, minimum=minimum)
+            Calibration.fit(
+                known.novelty,
+                predicted,
+                self.modalities,
+                minimum=minimum,
+                confidence=confidence,
+                data=content_hash("calibration", held_out.tobytes()),
+            )
         )
 
     def exchanged(
-        self, held_out: NDArray[np.float32], minimum: int, check: NDArray[np.float32]
+        self,
+        held_out: NDArray[np.float32],
+        minimum: int,
+        check: NDArray[np.float32],
+        confidence: float = 0.0,
     ) -> Assessor:
         """The same on a graph if that decides as this exact index does, else this one.
 
         Either way ``exchange`` says what the check found.
 
         Args:
-            held_out, minimum: see :meth:`calibrated`.
+            held_out, minimum, confidence: see :meth:`calibrated`.
             check: float32 (n, d), raw features of cases, none of them indexed, to decide twice.
         """
         exact, graph = self.assess(check), self._index.as_kind(HNSW)
         tried = None
         for width in WIDTHS:
-            new = self.on(graph.widened(width), self._indexed).calibrated(held_out, minimum)
+            new = self.on(graph.widened(width), self._indexed)
+            new = new.calibrated(held_out, minimum, confidence)
             tried = Exchange(HNSW, width, len(check), agreement(exact, new.assess(check)))
             if tried.passed:
                 new.exchange = tried
@@ -224,7 +252,7 @@ class Assessor:
         new = copy.copy(self)
         new._calibration = calibration
         new.strata = calibration.strata
-        new.calibration_digest = content_hash(self.index_digest, tensor_bytes(calibration.scores()))
+        new.calibration_digest = calibration.digest(self.index_digest)
         return new
 
     def bind(
@@ -425,6 +453,7 @@ class Assessor:
                 "dimensions": self._index.dimensions,
                 "cases": len(self),
                 "cases_by_modality": dict(counts),
+                "calibration": self._calibration.facts,
                 "calibration_by_stratum": {
                     s: len(v) for s, v in self._calibration.scores().items()
                 },
@@ -461,7 +490,11 @@ class Assessor:
                 int(facts["neighbours"]),
             )
             new = new.with_calibration(
-                Calibration(stored.tensors("calibration.safetensors"), new.modalities)
+                Calibration(
+                    stored.tensors("calibration.safetensors"),
+                    new.modalities,
+                    **facts["calibration"],
+                )
             )
             if facts["exchange"] is not None:
                 new.exchange = Exchange(**facts["exchange"])
@@ -490,19 +523,3 @@ def _blocks(pooled: NDArray[np.float32]) -> list[tuple[NDArray[np.float32], int]
             part = np.concatenate([part, np.zeros((_FEWEST - n, part.shape[1]), np.float32)])
         out.append((part, n))
     return out
-
-
-def _refuse_leaks(
-    cases: Cases, features: Features, train: NDArray[np.intp], held_out: NDArray[np.intp]
-) -> None:
-    """A calibration case that is in the index is its own neighbour: it would look familiar
-    by construction, and every new case would then look strange."""
-    digests = np.array(features.digests)
-    for what, values in (("an image", digests), ("a group", cases.groups)):
-        shared = np.isin(values[held_out], values[train]) & (values[held_out] != "")
-        if shared.any():
-            raise UserError(
-                f"{int(shared.sum())} of {len(held_out)} calibration cases share {what} with "
-                "cases that are indexed, so their p-values would be worthless",
-                hint="give all cases of a group one role in the manifest",
-            )

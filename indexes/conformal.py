@@ -3,22 +3,48 @@
 p = (1 + #{calibration scores ≥ s}) / (n + 1) (Vovk, Gammerman & Shafer 2005, ch. 2; as an
 outlier test: Bates et al. 2023), within the stratum of the *predicted* modality (Mondrian),
 backing off to all calibration cases where a stratum is small.  For a case exchangeable with
-its stratum's calibration cases, P(p ≤ α) ≤ α.  Knows no vectors and no index.
+its stratum's calibration cases, P(p ≤ α) ≤ α, on average over calibration sets.
+
+On request (``confidence`` = 1 − δ) the statement is about *this* calibration set: the value
+k / (n + 1) is replaced by the 1 − δ quantile of Beta(k, n + 1 − k), which is how the share of
+exchangeable cases at or below it is distributed over sets (Vovk 2012, "Conditional validity
+of inductive conformal predictors"; Bates et al. 2023, section 3).  Then, for each α taken
+alone, at least 1 − δ of calibration sets flag at most a share α.  Knows no vectors and no
+index.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from curbside.errors import InternalError, UserError
+from curbside.indexes.store import tensor_bytes
+from curbside.study import content_hash
 
-__all__ = ["POOLED", "Calibration", "PValues"]
+__all__ = ["POOLED", "Calibration", "PValues", "smallest_stratum"]
 
 POOLED = "all"
+
+
+def smallest_stratum(alpha: float, confidence: float = 0.0) -> int:
+    """Fewest calibration cases with which any score can reach p ≤ alpha.
+
+    19 at 5 %; 45 at 5 % with confidence 0.9.
+
+    Args:
+        alpha: in (0, 1).
+        confidence: 1 − δ in [0, 1); 0 for the statement on average over calibration sets.
+    """
+    if confidence:
+        # Beta(1, n) is at most α with probability 1 − (1 − α)^n
+        return int(np.ceil(np.log(1 - confidence) / np.log(1 - alpha)))
+    return int(np.ceil(round(1 / alpha, 9))) - 1
 
 
 @dataclass(frozen=True)
@@ -43,18 +69,27 @@ class Calibration:
         scores: stratum to its scores; ``"all"`` must be there.  A stratum that is absent
             backs off to ``"all"``.
         modalities: names that predicted columns refer to.
+        confidence: 1 − δ in [0, 1) of a statement about this calibration set; 0 for the
+            statement on average over sets.
+        data: hash of the calibration cases, kept with the scores.
     """
 
     def __init__(
-        self, scores: Mapping[str, NDArray[np.float64]], modalities: tuple[str, ...]
+        self,
+        scores: Mapping[str, NDArray[np.float64]],
+        modalities: tuple[str, ...],
+        confidence: float = 0.0,
+        data: str = "",
     ) -> None:
         if POOLED not in scores or not len(scores[POOLED]):
             raise InternalError("calibration needs pooled scores")
         own = [m for m in modalities if m in scores]
         self.strata: tuple[str, ...] = (POOLED, *own)
         self.modalities = modalities
+        self.confidence, self.data = confidence, data
         self._scores = [np.sort(np.asarray(scores[s], np.float64)) for s in self.strata]
         self._n = np.array([len(s) for s in self._scores], np.int32)
+        self._levels = [_levels(len(s), confidence) for s in self._scores]
         place = {s: i for i, s in enumerate(self.strata)}
         self._stratum_of = np.array([place.get(m, 0) for m in modalities], np.int16)
 
@@ -66,6 +101,8 @@ class Calibration:
         modalities: tuple[str, ...],
         *,
         minimum: int,
+        confidence: float = 0.0,
+        data: str = "",
     ) -> Calibration:
         """Calibrate on cases that are not in the index.
 
@@ -74,6 +111,7 @@ class Calibration:
             predicted: intp (n,), column of the *predicted* modality of each case, by the
                 same rule as when serving (with the true one the strata would not match).
             minimum: fewest cases for a stratum of its own.
+            confidence, data: see the class.
 
         Raises:
             UserError: no calibration case, or a score that is not finite.
@@ -90,7 +128,7 @@ class Calibration:
             mine = scores[predicted == j]
             if len(mine) >= minimum:
                 by[name] = mine
-        return cls(by, modalities)
+        return cls(by, modalities, confidence, data)
 
     def p_values(self, scores: NDArray[np.float64], predicted: NDArray[np.intp]) -> PValues:
         """p-values of m cases from their scores and predicted modality columns.
@@ -99,14 +137,14 @@ class Calibration:
         not familiar.
         """
         stratum = self._stratum_of[predicted]
-        n = self._n[stratum]
-        beyond = np.empty(len(scores), np.int64)
+        p = np.empty(len(scores))
         for s in np.unique(stratum):
             rows = stratum == s
             known = self._scores[s]
             # NaN sorts last, so none is counted as strange as it
-            beyond[rows] = len(known) - np.searchsorted(known, scores[rows], side="left")
-        return PValues((1 + beyond) / (n + 1), stratum, n)
+            beyond = len(known) - np.searchsorted(known, scores[rows], side="left")
+            p[rows] = self._levels[s][beyond]
+        return PValues(p, stratum, self._n[stratum])
 
     def threshold(self, alpha: float, stratum: str) -> float:
         """The smallest score with p ≤ alpha; ``inf`` where no score can get there.
@@ -118,10 +156,10 @@ class Calibration:
         """
         if stratum not in self.strata:
             raise InternalError(f"no stratum {stratum!r}; there are {', '.join(self.strata)}")
-        known = self._scores[self.strata.index(stratum)]
+        at = self.strata.index(stratum)
+        known = self._scores[at]
         n = len(known)
-        reachable = (1 + np.arange(n + 1)) / (n + 1)
-        allowed = int(np.searchsorted(reachable, alpha, side="right")) - 1
+        allowed = int(np.searchsorted(self._levels[at], alpha, side="right")) - 1
         if allowed < 0:
             return float("inf")
         if allowed >= n:
@@ -132,3 +170,23 @@ class Calibration:
     def scores(self) -> dict[str, NDArray[np.float64]]:
         """Sorted scores by stratum, to be stored."""
         return dict(zip(self.strata, self._scores, strict=True))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What :meth:`scores` do not say, to be stored."""
+        return {"confidence": self.confidence, "data": self.data}
+
+    def digest(self, index: str) -> str:
+        """Hash over scores, their cases, the confidence, and the index they were measured on."""
+        body = (tensor_bytes(self.scores()), f"{self.confidence!r} {self.data}")
+        return content_hash(index, *body)
+
+
+def _levels(n: int, confidence: float) -> NDArray[np.float64]:
+    """p-values by how many of n scores are as strange, float64 (n + 1,), ascending."""
+    rank = 1 + np.arange(n + 1)
+    if not confidence:
+        return rank / (n + 1)
+    # Beta(n + 1, 0) is the point 1
+    corrected = stats.beta.ppf(confidence, rank[:-1], n + 1 - rank[:-1])
+    return np.append(corrected, 1.0)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from curbside.errors import InternalError, UserError
-from curbside.indexes.conformal import POOLED, Calibration
+from curbside.indexes.conformal import POOLED, Calibration, smallest_stratum
 
 SCORE = st.floats(-1e6, 1e6, allow_nan=False)
 SCORES = st.lists(SCORE, min_size=1, max_size=60)
@@ -57,9 +58,11 @@ def test_stranger_never_has_the_larger_p(known: list[float], a: float, b: float)
     assert 0 < p_of(c, high) <= 1
 
 
-@given(SCORES, st.floats(0, 0.999), SCORE)
-def test_the_threshold_is_exact(known: list[float], alpha: float, score: float) -> None:
-    c = pooled(known)
+@given(SCORES, st.floats(0, 0.999), SCORE, st.sampled_from([0.0, 0.9]))
+def test_the_threshold_is_exact(
+    known: list[float], alpha: float, score: float, confidence: float
+) -> None:
+    c = Calibration({POOLED: np.array(known)}, ("a",), confidence)
     t = c.threshold(alpha, POOLED)
     for s in (score, t, *known, *(np.nextafter(k, np.inf) for k in known)):
         if np.isfinite(s):
@@ -131,3 +134,59 @@ def test_stored_scores_give_the_same_p_values() -> None:
     new, at = rng.normal(size=50), rng.integers(0, 3, 50)
     assert (a.p_values(new, at).p_value == b.p_values(new, at).p_value).all()
     assert a.strata == b.strata
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_p_values_are_those_of_crepes(seed: int) -> None:
+    """crepes: Mondrian conformal p-values without smoothing, one category a stratum."""
+    from crepes import ConformalClassifier
+
+    rng = np.random.default_rng(seed)
+    scores, new = rng.poisson(4, 60).astype(float), rng.poisson(5, 40).astype(float)
+    predicted, at = rng.integers(0, 2, 60), rng.integers(0, 2, 40)
+    ours = Calibration.fit(scores, predicted, ("a", "b"), minimum=1).p_values(new, at)
+    reference = ConformalClassifier().fit(scores, bins=predicted)
+    theirs = reference.predict_p(new[:, None], bins=at, smoothing=False)
+    np.testing.assert_allclose(ours.p_value, theirs[:, 0])
+
+
+def test_how_many_cases_a_statement_needs() -> None:
+    assert [smallest_stratum(a) for a in (0.05, 0.1, 0.01)] == [19, 9, 99]
+    assert smallest_stratum(0.05, 0.9) == 45
+    for n, confidence in ((19, 0.0), (45, 0.9)):
+        assert Calibration({POOLED: np.zeros(n)}, (), confidence).threshold(0.05, POOLED) < np.inf
+        short = Calibration({POOLED: np.zeros(n - 1)}, (), confidence)
+        assert short.threshold(0.05, POOLED) == np.inf
+
+
+def test_corrected_p_values_are_clopper_and_pearson_s_bound() -> None:
+    c = Calibration({POOLED: np.arange(60.0)}, ("a",), 0.9)
+    for as_strange in (0, 3, 30):
+        bound = binomtest(as_strange, 60, alternative="less").proportion_ci(0.9).high
+        assert p_of(c, 60.0 - as_strange) == pytest.approx(bound)
+    assert p_of(c, 0.0) == 1.0
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1])
+def test_the_correction_speaks_of_this_calibration_set(alpha: float) -> None:
+    """Flagged share above α: in about half of sets without it, in at most a tenth with it."""
+    rng = np.random.default_rng(5)
+    above = {0.0: 0, 0.9: 0}
+    for _ in range(1000):
+        known = np.sort(rng.uniform(size=100))
+        for confidence in above:
+            t = Calibration({POOLED: known}, ("a",), confidence).threshold(alpha, POOLED)
+            above[confidence] += (1 - t) > alpha
+    assert above[0.9] / 1000 <= 0.1 + 3 * np.sqrt(0.09 / 1000)
+    assert above[0.0] / 1000 > 0.3
+
+
+def test_the_digest_names_index_scores_cases_and_confidence() -> None:
+    def digest(
+        index: str = "i", scores: float = 1.0, confidence: float = 0.0, data: str = "d"
+    ) -> str:
+        return Calibration({POOLED: np.array([scores])}, ("a",), confidence, data).digest(index)
+
+    others = [digest("j"), digest(scores=2.0), digest(confidence=0.9), digest(data="e")]
+    assert len({digest(), *others}) == 5

@@ -1,0 +1,44 @@
+"""Calibration cases that the index knows already: copies of an indexed picture."""
+
+from __future__ import annotations
+
+import logging
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from curbside.config import Config
+from curbside.indexes.assess import Assessor
+from curbside.indexes.features import Features
+from curbside.indexes.leaks import near_duplicates
+
+
+def test_worked_numbers() -> None:
+    train = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
+    turned = np.array([[np.cos(a), np.sin(a)] for a in (0.1, 0.2)], np.float32)
+    # cosines 0.995 and 0.980
+    assert near_duplicates(train, turned).tolist() == [True, False]
+    assert near_duplicates(train, turned, at=0.97).tolist() == [True, True]
+    assert near_duplicates(train, np.zeros((0, 2), np.float32)).shape == (0,)
+    assert near_duplicates(train, np.zeros((1, 2), np.float32)).tolist() == [False]
+
+
+def test_copies_of_indexed_pictures_do_not_calibrate(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    f = world.features
+    pooled = f.pooled.copy()
+    copied, sources = world.rows("calibration")[:40], world.rows("train")[:40]
+    pooled[copied] = pooled[sources] * 1.001
+    leaky = Features(pooled, f.digests, MappingProxyType({}), f.fingerprint)
+    with caplog.at_level(logging.WARNING):
+        a = Assessor.fit(world.cases, leaky, Config())
+    assert "40 of 312 calibration cases look the same as an indexed one" in caplog.text
+    assert a.calibration is not None
+    assert len(a.calibration.scores()["all"]) == 312 - 40
+    keep = np.ones(len(world.cases), bool)
+    keep[copied] = False
+    without = Assessor.fit(world.cases.take(np.flatnonzero(keep)), leaky.take(keep), Config())
+    assert a.calibration_digest == without.calibration_digest
