@@ -20,6 +20,7 @@ __all__ = [
     "ArmSummary",
     "CasesSummary",
     "ContrastSummary",
+    "Control",
     "Cost",
     "Decision",
     "Estimate",
@@ -219,6 +220,21 @@ class Protocol(_Strict):
     fallback_specialist: list[str]
 
 
+class Control(_Strict):
+    """Something that should not work, or should not matter."""
+
+    name: str
+    about: str
+    n: int
+    value: Number
+    ci_low: Number
+    ci_high: Number
+    held_against: Number
+    """The level that ``value`` is held against; null where it is only reported."""
+    finding: Literal["found", "not found", "reported", "not assessable"]
+    """``found``: something is wrong with the data or the agents; look before you trust."""
+
+
 class Summary(_Strict):
     """One evaluation.  ``schema_version`` changes when a key changes its meaning or goes."""
 
@@ -246,6 +262,8 @@ class Summary(_Strict):
     subgroups: str
     versions: dict[str, str]
     notes: list[str]
+    controls: list[Control] = []
+    """Empty in summaries of earlier versions."""
 
 
 def json_schema() -> str:

@@ -1,0 +1,162 @@
+"""All controls of one run, on what was built: the only user of :mod:`curbside.evals.controls`.
+
+Reads a sample of the evaluated cases again (changed images, changed options) and decides a
+sample again under small changes of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.evals.controls import (
+    near_duplicates,
+    option_order,
+    question_only,
+    rate,
+    sample_rows,
+    without_image,
+)
+from curbside.evals.protocol import GFULL
+from curbside.evals.schema import Control
+from curbside.readings import CaseRecord, Status
+from curbside.study import Study
+
+if TYPE_CHECKING:
+    from curbside.agents.contract import Agent
+    from curbside.cases import Cases
+    from curbside.evals.evaluation import Result
+    from curbside.evals.runner import TunedFleet
+    from curbside.indexes.features import Features
+    from curbside.router.workspace import Workspace
+
+__all__ = ["FLIP_RATE", "explained", "run_controls", "serving_controls"]
+
+#: Share of routes that may move under a small change of the image.
+FLIP_RATE = 0.03
+_STABILITY = 30
+_EXPLAINED = 256
+Flags = NDArray[np.bool_]
+
+
+def run_controls(
+    workspace: Workspace,
+    cases: Cases,
+    features: Features,
+    fleet: TunedFleet,
+    result: Result,
+) -> list[Control]:
+    """Every control; where agents cannot be called, those that need them are not assessable.
+
+    Args:
+        cases: the evaluated ones; ``features`` one row each.
+    """
+    frame = result.frame
+    scored = frame.scored & frame.usable
+    rows = sample_rows(np.flatnonzero(scored))
+    known = workspace.built_cases()
+    out: list[Control] = []
+    if fleet.notes:  # recorded agents answer from a file: no other image can be shown to them
+        nobody = "not assessable: these agents are recorded and cannot be asked again"
+        names = ("blank_image", "noise_image", "shuffled_image", "option_order")
+        out += [rate(n, nobody, 0, 0) for n in names]
+    else:
+        studies = [cases[int(i)].study() for i in rows]
+        labels = [str(frame.label[i]) for i in rows]
+        readers = [_readers(fleet, str(frame.predicted[i])) for i in rows]
+        out += without_image(studies, labels, readers, _majority(known, cases, rows))
+        out.append(option_order(studies, readers))
+    outcomes = result.outcomes
+    best = outcomes.arms[result.best_single].right[outcomes.frame.scored].mean()
+    out += question_only(known, cases, scored, float(best))
+    duplicates, _ = near_duplicates(known, workspace.features(known), cases, features)
+    out.append(duplicates)
+    if not fleet.notes:
+        out += serving_controls(workspace, [c.study() for c in cases])
+    return out
+
+
+def serving_controls(workspace: Workspace, studies: Sequence[Study]) -> list[Control]:
+    """Explanations and stability of the routes that are served."""
+    from curbside.indexes.perturbations import SMALL
+    from curbside.router.api import Router
+
+    router = Router(workspace)
+    at = sample_rows(np.arange(len(studies)), _EXPLAINED)
+    records = router.decide_batch([studies[i] for i in at])
+    complete = sum(explained(r) for r in records)
+    out = [
+        rate(
+            "explained",
+            "decisions whose record says why, what for, how familiar and from which versions",
+            complete,
+            len(records),
+            held_against=1.0,
+            bad_above=False,
+        )
+    ]
+    rows = [i for i, r in enumerate(records) if r.outcome.status != Status.NOT_ANALYSED]
+    rows = rows[:: max(1, len(rows) // _STABILITY)][:_STABILITY]
+    moved = n = 0
+    for change in SMALL.values():
+        changed = [_changed(studies[at[i]], change) for i in rows]
+        for i, record in zip(rows, router.decide_batch(changed), strict=True):
+            n += 1
+            moved += _route(record) != _route(records[i])
+    out.append(
+        rate(
+            "route_flips",
+            f"routes that move under {len(SMALL)} small changes of the image "
+            f"({', '.join(SMALL)})",
+            moved,
+            n,
+            held_against=FLIP_RATE,
+        )
+    )
+    return out
+
+
+def explained(record: CaseRecord) -> bool:
+    """Whether a record says all that a decision must say."""
+    why = bool(record.outcome.reasons) and all(r.text for r in record.outcome.reasons)
+    versions = all(vars(record.versions).values())
+    if record.outcome.status == Status.NOT_ANALYSED:
+        return why and versions
+    seen = record.familiarity is not None and bool(record.modality) and bool(record.neighbours)
+    return why and versions and seen
+
+
+def _route(record: CaseRecord) -> tuple[object, ...]:
+    return record.outcome.status, record.outcome.route
+
+
+def _changed(study: Study, change: object) -> Study:
+    from curbside.evals.controls import _png
+    from curbside.indexes.features import central_instance
+
+    pixels = change(central_instance(study).pixels())  # type: ignore[operator]
+    return Study.from_image(_png(pixels), id=study.id, question=study.question)
+
+
+def _readers(fleet: TunedFleet, modality: str) -> list[Agent]:
+    agents = fleet.fleet.agents
+    names = [GFULL, fleet.fleet.specialists.get(modality, "")]
+    return [agents[n] for n in names if n in agents]
+
+
+def _majority(known: Cases, cases: Cases, rows: NDArray[np.intp]) -> float:
+    """Share right of "always the commonest training label of the task" on these rows."""
+    from collections import Counter, defaultdict
+
+    by: dict[str, Counter[str]] = defaultdict(Counter)
+    for c in known:
+        if c.role == "train" and c.task and c.label:
+            by[c.task][c.label] += 1
+    hits = [
+        bool(by.get(c.task or "")) and by[c.task or ""].most_common(1)[0][0] == c.label
+        for c in (cases[int(i)] for i in rows)
+    ]
+    return float(np.mean(hits)) if hits else 0.0

@@ -1,0 +1,299 @@
+"""Controls in every run: what should not work must not, and what should not matter must not.
+
+Blank, noise and shuffled images (an agent that is still right reads the question, not the
+picture); a baseline that sees the question alone; the order of the options; near-duplicates
+across roles; explanations; the route under harmless changes of the image.  Each is a
+number with its interval, the level it is held against, and a finding.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.evals.schema import Control
+from curbside.readings import Reading
+from curbside.study import Study
+
+if TYPE_CHECKING:
+    from curbside.agents.contract import Agent
+    from curbside.cases import Cases
+    from curbside.indexes.features import Features
+
+__all__ = [
+    "SAMPLE",
+    "near_duplicates",
+    "option_order",
+    "question_only",
+    "rate",
+    "sample_rows",
+    "without_image",
+]
+
+#: Cases that agents read again for a control.
+SAMPLE = 120
+#: Cosine of raw features from which two images are compared pixel by pixel.
+CLOSE = 0.97
+#: Of 64 bits of a difference hash, how many may differ (Krawetz 2013).
+HASH_BITS = 4
+_NOISE_IMAGES = 8
+_SIZE = 224
+
+
+def rate(
+    name: str,
+    about: str,
+    hits: int,
+    n: int,
+    *,
+    held_against: float | None = None,
+    bad_above: bool = True,
+) -> Control:
+    """A share with its Wilson interval; ``finding`` by the bound that would be bad.
+
+    Args:
+        held_against: level that must not be exceeded (``bad_above``) or must be reached.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    if not n:
+        return Control(
+            name=name, about=about, n=0, value=None, ci_low=None, ci_high=None,
+            held_against=held_against, finding="not assessable",
+        )  # fmt: skip
+    low, high = proportion_confint(hits, n, method="wilson")
+    finding = "reported"
+    if held_against is not None:
+        bad = low > held_against if bad_above else hits / n < held_against
+        finding = "found" if bad else "not found"
+    return Control(
+        name=name, about=about, n=n, value=hits / n, ci_low=float(low), ci_high=float(high),
+        held_against=held_against, finding=finding,
+    )  # fmt: skip
+
+
+def sample_rows(rows: NDArray[np.intp], n: int = SAMPLE, seed: int = 0) -> NDArray[np.intp]:
+    """At most n of the rows, drawn once and for all by the seed, ascending."""
+    if len(rows) <= n:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
+
+
+def without_image(
+    studies: Sequence[Study],
+    labels: Sequence[str],
+    readers: Sequence[Sequence[Agent]],
+    majority: float,
+) -> list[Control]:
+    """How often agents are right on blank, noise and other cases' images.
+
+    Args:
+        studies: with a question each; ``labels`` are the truths.
+        readers: of each study, the agents that read it.
+        majority: share right of "always the task's commonest label", which no agent should
+            exceed without seeing.
+    """
+    out = []
+    rng = np.random.default_rng(0)
+    blank = _png(np.full((_SIZE, _SIZE, 3), 128, np.uint8))
+    noise = [_png(rng.integers(0, 256, (_SIZE, _SIZE, 3), np.uint8)) for _ in range(_NOISE_IMAGES)]
+    other = _other_labels(studies, labels)
+    kinds: dict[str, list[Study | None]] = {
+        "blank": [_with_image(s, blank) for s in studies],
+        "noise": [_with_image(s, noise[i % _NOISE_IMAGES]) for i, s in enumerate(studies)],
+        "shuffled": [
+            None if j is None else replace(s, series=studies[j].series)
+            for s, j in zip(studies, other, strict=True)
+        ],
+    }
+    about = {
+        "blank": "right on a grey image instead of the study's",
+        "noise": "right on noise instead of the study's image",
+        "shuffled": "right on another case's image, of the same task and another label",
+    }
+    for kind, changed in kinds.items():
+        hits, n = _right(changed, labels, readers)
+        out.append(rate(f"{kind}_image", about[kind], hits, n, held_against=majority))
+    return out
+
+
+def question_only(
+    train: Cases, cases: Cases, scored: NDArray[np.bool_], best: float
+) -> list[Control]:
+    """A baseline that sees question, options and task, and never the image.
+
+    It answers with the commonest training label of the same question, else of the same
+    options, else the first option.
+
+    Args:
+        best: accuracy of the best arm alone on the same cases (micro), to hold it against.
+    """
+    by: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for c in train:
+        if c.role == "train" and c.label and c.options:
+            by["q", c.task or "", c.question.lower(), *c.options][c.label] += 1
+            by["o", *sorted(c.options)][c.label] += 1
+    hits = named = n = 0
+    for i in np.flatnonzero(scored):
+        c = cases[int(i)]
+        n += 1
+        known = by.get(("q", c.task or "", c.question.lower(), *c.options))
+        known = known or by.get(("o", *sorted(c.options)))
+        guess = known.most_common(1)[0][0] if known else c.options[0]
+        hits += guess == c.label
+        text = f" {c.question.lower()} "
+        inside = [o for o in c.options if o.replace("_", " ").lower() in text]
+        named += inside == [c.label]
+    return [
+        rate(
+            "question_only",
+            "right by question, options and task alone; held against the best arm alone",
+            hits,
+            n,
+            held_against=best,
+        ),
+        rate(
+            "label_in_question",
+            "the question's text names the true label and no other option",
+            named,
+            n,
+            held_against=0.05,
+        ),
+    ]
+
+
+def option_order(
+    studies: Sequence[Study], readers: Sequence[Sequence[Agent]], limit: float = 0.02
+) -> Control:
+    """Share of readings whose answer changes when the options come in reverse order."""
+    reverse = [
+        replace(s, question=replace(s.question, options=s.question.options[::-1])) for s in studies
+    ]
+    moved = n = 0
+    for agent, rows in _by_agent(readers).items():
+        first = agent.read_batch([studies[i] for i in rows])
+        second = agent.read_batch([reverse[i] for i in rows])
+        for a, b in zip(first, second, strict=True):
+            if isinstance(a, Reading) and isinstance(b, Reading):
+                n += 1
+                moved += a.answer != b.answer
+    return rate(
+        "option_order", "the answer changes when the options are reversed", moved, n,
+        held_against=limit,
+    )  # fmt: skip
+
+
+def near_duplicates(
+    known: Cases, known_features: Features, cases: Cases, features: Features
+) -> tuple[Control, NDArray[np.bool_]]:
+    """Evaluated images that nearly equal one that the system was built from.
+
+    Candidates by cosine of raw features, confirmed by a difference hash of the pixels.
+
+    Returns:
+        The control, and bool (n,), which evaluated cases are such.
+    """
+    n = len(cases)
+    found = np.zeros(n, bool)
+    a, b = _unit(features.pooled), _unit(known_features.pooled)
+    same = set(known_features.digests) - {""}
+    hashes: dict[tuple[str, int], int | None] = {}
+    for start in range(0, n, 512):
+        similar = a[start : start + 512] @ b.T
+        nearest = similar.argmax(axis=1)
+        for i in range(len(similar)):
+            row, j = start + i, int(nearest[i])
+            if features.digests[row] and features.digests[row] in same:
+                found[row] = True
+            elif similar[i, j] >= CLOSE:
+                one, two = _hash(cases, row, hashes), _hash(known, j, hashes)
+                found[row] = one is not None and two is not None and _bits(one, two) <= HASH_BITS
+    control = rate(
+        "near_duplicates",
+        "evaluated images that nearly equal one of role train, tune or calibration",
+        int(found.sum()),
+        int(features.usable.sum()),
+        held_against=0.01,
+    )
+    return control, found
+
+
+def _bits(a: int, b: int) -> int:
+    return (a ^ b).bit_count()
+
+
+def _hash(cases: Cases, row: int, kept: dict[tuple[str, int], int | None]) -> int | None:
+    """64-bit difference hash: is each of 8 x 8 grey cells brighter than its right neighbour?"""
+    from PIL import Image
+
+    from curbside.errors import ImageError
+    from curbside.indexes.features import central_instance
+
+    key = (cases.path.name + str(len(cases)), row)
+    if key not in kept:
+        try:
+            pixels = central_instance(cases[row].study()).pixels()
+            grey = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8)), np.int16)
+            bits = (grey[:, 1:] > grey[:, :-1]).ravel()
+            kept[key] = int("".join("1" if v else "0" for v in bits), 2)
+        except ImageError:
+            kept[key] = None
+    return kept[key]
+
+
+def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.asarray(values / np.where(length > 0, length, 1), np.float32)
+
+
+def _other_labels(studies: Sequence[Study], labels: Sequence[str]) -> list[int | None]:
+    """For each study another of the same options with another label; None: there is none."""
+    out: list[int | None] = []
+    for i, s in enumerate(studies):
+        fits = [
+            j
+            for j, t in enumerate(studies)
+            if t.question.options == s.question.options and labels[j] != labels[i]
+        ]
+        out.append(fits[i % len(fits)] if fits else None)
+    return out
+
+
+def _right(
+    studies: Sequence[Study | None], labels: Sequence[str], readers: Sequence[Sequence[Agent]]
+) -> tuple[int, int]:
+    hits = n = 0
+    for agent, rows in _by_agent(readers).items():
+        asked = [(i, s) for i in rows if (s := studies[i]) is not None]
+        for (i, _), said in zip(asked, agent.read_batch([s for _, s in asked]), strict=True):
+            if isinstance(said, Reading):
+                n += 1
+                hits += said.answer == labels[i]
+    return hits, n
+
+
+def _by_agent(readers: Sequence[Sequence[Agent]]) -> Mapping[Agent, list[int]]:
+    by: dict[Agent, list[int]] = defaultdict(list)
+    for i, agents in enumerate(readers):
+        for agent in agents:
+            by[agent].append(i)
+    return by
+
+
+def _with_image(study: Study, image: bytes) -> Study:
+    changed = Study.from_image(image, id=study.id, question=study.question, group=study.group)
+    return replace(changed, tags=study.tags)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
