@@ -6,8 +6,8 @@ sample again under small changes of the image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from curbside.evals.controls import (
     near_duplicates,
     option_order,
+    png,
     question_only,
     rate,
     sample_rows,
@@ -109,8 +110,7 @@ def serving_controls(workspace: Workspace, studies: Sequence[Study]) -> list[Con
     out.append(
         rate(
             "route_flips",
-            f"routes that move under {len(SMALL)} small changes of the image "
-            f"({', '.join(SMALL)})",
+            f"routes that move under {len(SMALL)} small changes of the image ({', '.join(SMALL)})",
             moved,
             n,
             held_against=FLIP_RATE,
@@ -133,12 +133,11 @@ def _route(record: CaseRecord) -> tuple[object, ...]:
     return record.outcome.status, record.outcome.route
 
 
-def _changed(study: Study, change: object) -> Study:
-    from curbside.evals.controls import _png
+def _changed(study: Study, change: Callable[[Any], Any]) -> Study:
     from curbside.indexes.features import central_instance
 
-    pixels = change(central_instance(study).pixels())  # type: ignore[operator]
-    return Study.from_image(_png(pixels), id=study.id, question=study.question)
+    pixels = change(central_instance(study).pixels())
+    return Study.from_image(png(pixels), id=study.id, question=study.question)
 
 
 def _readers(fleet: TunedFleet, modality: str) -> list[Agent]:

@@ -30,6 +30,7 @@ __all__ = [
     "SAMPLE",
     "near_duplicates",
     "option_order",
+    "png",
     "question_only",
     "rate",
     "sample_rows",
@@ -40,8 +41,8 @@ __all__ = [
 SAMPLE = 120
 #: Cosine of raw features from which two images are compared pixel by pixel.
 CLOSE = 0.97
-#: Of 64 bits of a difference hash, how many may differ (Krawetz 2013).
-HASH_BITS = 4
+#: Correlation of 32 x 32 grey pictures from which two images count as nearly equal.
+EQUAL = 0.99
 _NOISE_IMAGES = 8
 _SIZE = 224
 
@@ -101,8 +102,8 @@ def without_image(
     """
     out = []
     rng = np.random.default_rng(0)
-    blank = _png(np.full((_SIZE, _SIZE, 3), 128, np.uint8))
-    noise = [_png(rng.integers(0, 256, (_SIZE, _SIZE, 3), np.uint8)) for _ in range(_NOISE_IMAGES)]
+    blank = png(np.full((_SIZE, _SIZE, 3), 128, np.uint8))
+    noise = [png(rng.integers(0, 256, (_SIZE, _SIZE, 3), np.uint8)) for _ in range(_NOISE_IMAGES)]
     other = _other_labels(studies, labels)
     kinds: dict[str, list[Study | None]] = {
         "blank": [_with_image(s, blank) for s in studies],
@@ -194,7 +195,7 @@ def near_duplicates(
 ) -> tuple[Control, NDArray[np.bool_]]:
     """Evaluated images that nearly equal one that the system was built from.
 
-    Candidates by cosine of raw features, confirmed by a difference hash of the pixels.
+    Candidates by cosine of raw features, confirmed by the correlation of small grey pictures.
 
     Returns:
         The control, and bool (n,), which evaluated cases are such.
@@ -203,7 +204,7 @@ def near_duplicates(
     found = np.zeros(n, bool)
     a, b = _unit(features.pooled), _unit(known_features.pooled)
     same = set(known_features.digests) - {""}
-    hashes: dict[tuple[str, int], int | None] = {}
+    pictures: dict[tuple[bool, int], NDArray[np.float64] | None] = {}
     for start in range(0, n, 512):
         similar = a[start : start + 512] @ b.T
         nearest = similar.argmax(axis=1)
@@ -212,8 +213,9 @@ def near_duplicates(
             if features.digests[row] and features.digests[row] in same:
                 found[row] = True
             elif similar[i, j] >= CLOSE:
-                one, two = _hash(cases, row, hashes), _hash(known, j, hashes)
-                found[row] = one is not None and two is not None and _bits(one, two) <= HASH_BITS
+                one = _picture(cases, row, (False, row), pictures)
+                two = _picture(known, j, (True, j), pictures)
+                found[row] = one is not None and two is not None and one @ two >= EQUAL
     control = rate(
         "near_duplicates",
         "evaluated images that nearly equal one of role train, tune or calibration",
@@ -224,24 +226,24 @@ def near_duplicates(
     return control, found
 
 
-def _bits(a: int, b: int) -> int:
-    return (a ^ b).bit_count()
-
-
-def _hash(cases: Cases, row: int, kept: dict[tuple[str, int], int | None]) -> int | None:
-    """64-bit difference hash: is each of 8 x 8 grey cells brighter than its right neighbour?"""
+def _picture(
+    cases: Cases,
+    row: int,
+    key: tuple[bool, int],
+    kept: dict[tuple[bool, int], NDArray[np.float64] | None],
+) -> NDArray[np.float64] | None:
+    """32 x 32 grey values, centred and of length 1: whatever brightness and contrast."""
     from PIL import Image
 
     from curbside.errors import ImageError
     from curbside.indexes.features import central_instance
 
-    key = (cases.path.name + str(len(cases)), row)
     if key not in kept:
         try:
             pixels = central_instance(cases[row].study()).pixels()
-            grey = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8)), np.int16)
-            bits = (grey[:, 1:] > grey[:, :-1]).ravel()
-            kept[key] = int("".join("1" if v else "0" for v in bits), 2)
+            grey = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32)), np.float64)
+            grey = grey.ravel() - grey.mean()
+            kept[key] = grey / max(float(np.linalg.norm(grey)), 1e-9)
         except ImageError:
             kept[key] = None
     return kept[key]
@@ -291,7 +293,7 @@ def _with_image(study: Study, image: bytes) -> Study:
     return replace(changed, tags=study.tags)
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def png(pixels: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from curbside.evals.schema import ContrastSummary, Summary
-from curbside.evals.table import lines, rows
+from curbside.evals.schema import ContrastSummary, Control, Summary
+from curbside.evals.table import control_cells, lines, rows
 
-__all__ = ["benchmark_page"]
+__all__ = ["benchmark_page", "run_page"]
 
 
 def benchmark_page(summary: Summary, seconds: float) -> str:
-    """The page: verdict first, then the table, the registered contrasts and the notes.
+    """The page of a benchmark, as kept in the docs.
 
     Args:
         seconds: wall time of the run; with what was reused it says little, and the page says so.
     """
-    s = summary
+    took = (
+        f"; this run took {seconds / 60:.0f} minutes (less than a first run where parts were "
+        "reused). `make benchmark` makes it again; [evaluation.md](evaluation.md) says what each "
+        "number is."
+    )
+    return _page(summary, "Benchmark", took)
+
+
+def run_page(summary: Summary) -> str:
+    """The page of one run."""
+    return _page(summary, "Does routing pay here?", ".")
+
+
+def _page(s: Summary, title: str, made: str) -> str:
+    """Verdict first, then the table, the contrasts, the controls, notes and versions."""
     seeds = ", ".join(map(str, s.protocol.training_seeds))
     kind = "phantoms (generated pictures)" if s.phantoms else "real images"
     head = [
-        "# Benchmark",
+        f"# {title}",
         "",
         f"**{s.verdict}**",
         "",
         f"{s.generated_at[:10]}, {s.machine}; {kind}, {s.cases.manifest}: {s.cases.n_scored} cases "
         f"with a task and {s.cases.n_novel} novel in {s.cases.n_groups} groups; training seeds "
-        f"{seeds}; {s.protocol.replicates} bootstrap replicates; this run took "
-        f"{seconds / 60:.0f} minutes (less than a first run where parts were reused). "
-        "`make benchmark` makes it again; [evaluation.md](evaluation.md) says what each number is.",
+        f"{seeds}; {s.protocol.replicates} bootstrap replicates{made}",
         "",
         "| arm | accuracy | 95 % | common | rare | rare findings | P2 | calls | ms |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -48,13 +60,28 @@ def benchmark_page(summary: Summary, seconds: float) -> str:
         "| --- | ---: | ---: | ---: | ---: | --- |",
         *(_row(c) for c in s.contrasts if c.id.startswith("beside")),
         "",
+        "## Controls",
+        "",
+        "| control | cases | value | 95 % | held against | |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+        *(_control(c) for c in s.controls),
+        "",
         "## Notes",
         "",
         *(f"- {n}" for n in s.notes),
         f"- subgroups: {s.subgroups}",
         f"- {s.research_use}",
+        "",
+        "## Versions",
+        "",
+        *(f"- {k}: `{v}`" for k, v in s.versions.items()),
     ]
     return "\n".join(head) + "\n"
+
+
+def _control(c: Control) -> str:
+    cells = control_cells(c)
+    return "| " + " | ".join(cells) + " |"
 
 
 def _row(c: ContrastSummary) -> str:

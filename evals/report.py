@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.evals.schema import Summary
-from curbside.evals.table import SHOWN, lines, number, percent, rows, span
+from curbside.evals.table import SHOWN, control_cells, lines, number, percent, rows, source_of, span
 from curbside.storage import write_text
 
 __all__ = ["Histogram", "novelty_histogram", "render_report", "write_report"]
@@ -72,6 +72,8 @@ def render_report(summary: Summary, histogram: Histogram | None = None) -> str:
         percent=percent,
         span=span,
         number=number,
+        source=source_of,
+        control_cells=control_cells,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from curbside.evals.frame import (
 from curbside.evals.matrix import question_digest, read_matrix, save_responses
 from curbside.evals.outcome_file import OUTCOMES_FILE, save_outcomes
 from curbside.evals.protocol import Part, Trained
-from curbside.evals.schema import Summary
+from curbside.evals.schema import Control, Summary
 from curbside.evals.summary import summarise, write_summary
 from curbside.responses import ResponseMatrix
 from curbside.study import content_hash
@@ -121,12 +121,14 @@ def run_evaluation(
     replicates: int = 2000,
     seed: int = 0,
     phantoms: bool = False,
+    controls: Callable[[Result], list[Control]] | None = None,
 ) -> tuple[Summary, Result | None]:
     """Evaluate, or reuse what ``out`` holds of the very same evaluation.
 
     Args:
         cases: the evaluated cases alone; ``features`` one row each.
         out: gets ``summary.json``, ``responses.parquet`` and the columns of the matrix.
+        controls: what else is measured once the arms are known; none without it.
 
     Returns:
         The summary; and the result it was made from, None where it was reused.
@@ -179,6 +181,7 @@ def run_evaluation(
         attributes=any(c.attributes.keys() & DEMOGRAPHIC for c in cases),
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
         about=fleets[0].about,
+        controls=[] if controls is None else controls(result),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     )
     save_outcomes(result.outcomes, out / OUTCOMES_FILE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from curbside.config import Config, PolicyProvenance
 from curbside.errors import UserError
+from curbside.evals.control_run import run_controls
 from curbside.evals.evaluation import Result
 from curbside.evals.matrix import read_matrix
 from curbside.evals.protocol import GFULL, TWIN
@@ -141,9 +142,10 @@ def evaluate_manifest(
     built = open_built(workspace)  # what is missing is said before anything is encoded
     features = workspace.features(test, "encoding evaluated cases")
     refuse_seen(provenance, built, features.digests, str(test.roles[0]))
+    trained = [served_fleet(workspace)] if fleets is None else fleets
     summary, result = run_evaluation(
         built,
-        [served_fleet(workspace)] if fleets is None else fleets,
+        trained,
         test,
         features,
         workspace.config,
@@ -151,6 +153,7 @@ def evaluate_manifest(
         replicates=replicates,
         seed=seed,
         phantoms=phantoms,
+        controls=lambda found: run_controls(workspace, test, features, trained[0], found),
     )
     report = out / "report.html"
     if result is not None or not report.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from curbside.evals.schema import (
     ArmSummary,
     CasesSummary,
     ContrastSummary,
+    Control,
     Cost,
     Decision,
     Estimate,
@@ -74,12 +75,14 @@ def summarise(
     generated_at: str,
     machine: str,
     about: Mapping[str, str] | None = None,
+    controls: Sequence[Control] = (),
 ) -> Summary:
     """The summary of an evaluation.
 
     Args:
         build_cost: by agent; arms of several agents are summed here.
         attributes: the manifest has columns of attributes that subgroups could be made of.
+        controls: what was measured beside the arms.
         about: arm → what it is, where that differs from the usual.
     """
     f = result.frame
@@ -124,6 +127,7 @@ def summarise(
         else "not assessable: the manifest has no demographic columns",
         versions=dict(versions),
         notes=notes,
+        controls=list(controls),
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from curbside.evals.schema import ArmSummary, Estimate, Summary
+from curbside.evals.schema import ArmSummary, Control, Estimate, Summary
 
-__all__ = ["print_summary", "rows"]
+__all__ = ["control_cells", "print_summary", "rows", "source_of"]
 
 #: Arms in the table, in this order; the rest is in the report.
 SHOWN = (
@@ -48,6 +48,23 @@ def rows(summary: Summary) -> list[tuple[str, ...]]:
     return out
 
 
+_SOURCES = (
+    "accuracy.value",
+    "accuracy.ci_low and ci_high",
+    "accuracy.per_tier.common.value",
+    "accuracy.per_tier.rare.value",
+    "accuracy.per_tier.rare_finding.value",
+    "gates.p2.value",
+    "cost.value",
+    "latency_ms.value",
+)
+
+
+def source_of(row: str, column: int) -> str:
+    """Where in ``summary.json`` a cell of :func:`rows` comes from (columns count from 0)."""
+    return f"summary.json: arms.{row.lstrip('▶ ')}.{_SOURCES[column - 1]}"
+
+
 def lines(summary: Summary) -> list[str]:
     """What is below the table: novelty, safety, the comparison, the verdict."""
     n, m, d = summary.novelty, summary.modality, summary.decision
@@ -68,6 +85,32 @@ def lines(summary: Summary) -> list[str]:
         f"novel answered at 5 %: {_pc(n.novel_answered)}" + (f"  ({per})" if per else ""),
         f"P1         {d.hybrid} − {d.best_single} (best alone, chosen on tune): "
         f"{_points(v.value)} points [{_points(v.ci_low)}, {_points(v.ci_high)}]",
+        *_control_lines(summary),
+    ]
+
+
+def control_cells(c: Control) -> tuple[str, ...]:
+    """Name, cases, value, interval, level and finding, in per cent."""
+
+    def share(v: float | None) -> str:
+        return "–" if v is None else f"{100 * v:.1f} %"
+
+    span = "–" if c.ci_low is None else f"{share(c.ci_low)} to {share(c.ci_high)}"
+    return c.name, str(c.n), share(c.value), span, share(c.held_against), c.finding
+
+
+def _control_lines(summary: Summary) -> list[str]:
+    """What the controls found; one line where they found nothing."""
+    if not summary.controls:
+        return []
+    found = [c for c in summary.controls if c.finding == "found"]
+    assessed = sum(c.finding not in ("not assessable", "reported") for c in summary.controls)
+    if not found:
+        return [f"controls   {assessed} assessed, none found anything"]
+    return [
+        f"controls   {c.name}: {c.about}: {_pc(c.value)} of {c.n} (held against "
+        f"{_pc(c.held_against)})"
+        for c in found
     ]
 
 

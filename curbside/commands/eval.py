@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from curbside.commands.eval_gate import eval_gate, eval_probes, eval_report
+
 __all__ = ["register"]
 
 
@@ -15,6 +17,9 @@ def register(app: typer.Typer) -> None:
     evals = typer.Typer(no_args_is_help=True, help="Measure the hybrid against each model alone.")
     evals.command("run")(eval_run)
     evals.command("compare")(eval_compare)
+    evals.command("gate")(eval_gate)
+    evals.command("probes")(eval_probes)
+    evals.command("report")(eval_report)
     evals.command("bench")(eval_bench)
     app.add_typer(evals, name="eval")
 

@@ -1,0 +1,115 @@
+"""``curbside eval gate``, ``probes`` and ``report``: what is done with runs that exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from curbside.config import AnyPolicy
+
+__all__ = ["eval_gate", "eval_probes", "eval_report"]
+
+Policy = Annotated[
+    Path | None, typer.Option(help="Policy file; default: the policy of curbside.yaml.")
+]
+
+
+def eval_gate(
+    run: Annotated[Path, typer.Argument(help="Folder of the run that is judged.")],
+    baseline: Annotated[Path, typer.Option(help="Folder of the run that it is held against.")],
+    policy: Policy = None,
+    rules: Annotated[Path | None, typer.Option(help="Limits; default: those that ship.")] = None,
+    probes: Annotated[Path | None, typer.Option(help="Probes; default: those that ship.")] = None,
+    replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 2000,
+) -> None:
+    """May this run replace that one?  Exit code 0: every check passed, 1: one did not."""
+    from curbside.config import model_digest
+    from curbside.errors import UserError
+    from curbside.evals.gate import RULES, judge, lines, load_rules
+    from curbside.evals.outcome_file import load_outcomes
+    from curbside.evals.probes import PROBES, load_probes
+    from curbside.evals.runs import load_summary
+
+    chosen = _policy(policy)
+    summary = load_summary(run)
+    if summary.versions.get("policy") != model_digest(chosen):
+        raise UserError(
+            f"{run} was made with another policy than the one given ({chosen.kind}): its probes "
+            "would say nothing of it",
+            hint="give the policy that it was run with: curbside eval gate RUN --policy FILE",
+        )
+    checks = judge(
+        (summary, load_outcomes(run)),
+        (load_summary(baseline), load_outcomes(baseline)),
+        load_rules(rules or RULES),
+        load_probes(probes or PROBES),
+        chosen,
+        replicates=replicates,
+    )
+    for line in lines(checks):
+        typer.echo(line)
+    failed = [c.name for c in checks if not c.passed]
+    typer.echo(f"GATE       {'closed: ' + ', '.join(failed) if failed else 'open'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def eval_probes(
+    policy: Policy = None,
+    probes: Annotated[Path | None, typer.Option(help="Probes; default: those that ship.")] = None,
+) -> None:
+    """Small cases whose route is known, under a policy.  Exit code 1: one takes another."""
+    from curbside.evals.probes import PROBES, load_probes, run_probes
+
+    chosen = _policy(policy)
+    results = run_probes(load_probes(probes or PROBES), chosen)
+    for r in results:
+        said = "passed" if r.passed else f"FAILED  {'; '.join(r.wrong)}"
+        typer.echo(f"{r.probe.sort:<10} {r.probe.name:<52} {said}")
+    failed = sum(not r.passed for r in results)
+    typer.echo(f"{len(results) - failed} of {len(results)} probes hold for policy {chosen.kind}")
+    if failed or not results:
+        raise typer.Exit(1)
+
+
+def eval_report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File: .html, .md or .json; default: report.html in the run's folder."),
+    ] = None,
+) -> None:
+    """Write a run's report again: one HTML file with plots, or Markdown, or JSON."""
+    from curbside.errors import UserError
+    from curbside.evals.markdown import run_page
+    from curbside.evals.outcome_file import load_outcomes
+    from curbside.evals.report import novelty_histogram, write_report
+    from curbside.evals.runs import load_summary
+    from curbside.evals.summary import write_summary
+    from curbside.storage import write_text
+
+    path = out or run / "report.html"
+    summary = load_summary(run)
+    if path.suffix == ".html":
+        f = (outcomes := load_outcomes(run)).frame
+        write_report(summary, path, novelty_histogram(outcomes.novelty, f.tier, f.usable))
+    elif path.suffix == ".md":
+        write_text(path, run_page(summary))
+    elif path.suffix == ".json":
+        write_summary(summary, path)
+    else:
+        raise UserError(
+            f"{path.name} has the ending {path.suffix!r}; valid: .html, .md, .json",
+            hint=f"curbside eval report {run} --out report.md",
+        )
+    typer.echo(f"report     {path}")
+
+
+def _policy(path: Path | None) -> AnyPolicy:
+    from curbside.config import load_config, load_policy
+    from curbside.home import config_path
+
+    return load_policy(path) if path else load_config(config_path()).policy

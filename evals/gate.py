@@ -1,0 +1,203 @@
+"""May this run replace that one?  Checks with a number, a limit and passed or not.
+
+Quality by the lower bound of the paired difference, never by a point estimate; what cannot be
+assessed has not passed.  The exit code of ``curbside eval gate`` is made from the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from curbside.config import PolicyConfig, load_model
+from curbside.evals.compare import compare
+from curbside.evals.outcome_file import RunOutcomes
+from curbside.evals.probes import Probe, run_probes
+from curbside.evals.schema import Summary
+from curbside.evals.statistics import draw_groups, interval
+
+__all__ = ["RULES", "Check", "GateRules", "judge", "lines", "load_rules"]
+
+RULES = Path(__file__).parent / "gate.yaml"
+
+
+class GateRules(BaseModel):
+    """What a run must hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    version: int = Field(default=1, ge=1, le=1)
+    margin: float = Field(default=0.02, ge=0, le=1)
+    """Accuracy that may be lost against the baseline (lower bound)."""
+    must_not_miss: list[str] = []
+    """Labels whose sensitivity must not fall."""
+    must_not_miss_margin: float = Field(default=0.05, ge=0, le=1)
+    """Sensitivity on them that may be lost (lower bound)."""
+    novel_answered_margin: float = Field(default=0.02, ge=0, le=1)
+    """By how much more novel cases may be answered than by the baseline."""
+    explained: float = Field(default=1.0, ge=0, le=1)
+    """Share of decisions that must be explained."""
+    flip_rate: float = Field(default=0.03, ge=0, le=1)
+    """Share of routes that may move under a small change of the image."""
+
+
+class Check(BaseModel):
+    """One thing that was judged; ``passed`` is False where it could not be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    passed: bool
+    found: str
+    limit: str
+
+
+def load_rules(path: Path = RULES) -> GateRules:
+    """Read and check a file of rules.  Raises ConfigError."""
+    return load_model(GateRules, path, hint=f"edit {path.name} (docs/evaluation.md), run again")
+
+
+def judge(
+    run: tuple[Summary, RunOutcomes],
+    baseline: tuple[Summary, RunOutcomes],
+    rules: GateRules,
+    probes: Sequence[Probe],
+    policy: PolicyConfig,
+    *,
+    replicates: int = 2000,
+) -> list[Check]:
+    """Every check of a run against its baseline.
+
+    Args:
+        policy: the run's, for the probes.
+
+    Raises:
+        UserError: the two runs share no case that can be compared.
+    """
+    (now, new), (before, old) = run, baseline
+    names = (now.decision.hybrid, before.decision.hybrid)
+    found = compare(new, old, names, margin=max(rules.margin, 1e-6), replicates=replicates)
+    quality = found.overall[0]
+    low = quality.ci_low
+    served = compare(new, old, ("served", "served"), replicates=replicates)
+    utility = next(d for d in served.overall if d.metric == "net_benefit")
+    return [
+        Check(
+            name="quality",
+            passed=_unchanged(new, old, names) or (low is not None and low > -rules.margin),
+            found=f"{names[0]} − {names[1]} = {_points(quality.delta)} points, "
+            f"lower bound {_points(low)} ({found.verdict})",
+            limit=f"above {-100 * rules.margin:+.1f}",
+        ),
+        Check(
+            name="utility as served",
+            passed=utility.ci_low is not None and utility.ci_low > -2 * rules.margin,
+            found="-"
+            if utility.delta is None
+            else f"net benefit {utility.delta:+.3f}, lower bound {utility.ci_low:+.3f}",
+            # a right answer that turns wrong costs two units of net benefit
+            limit=f"above {-2 * rules.margin:+.3f}",
+        ),
+        _must_not_miss(new, old, names, rules, replicates),
+        _novel(now, before, rules),
+        _probes(probes, policy),
+        _control(now, "explained", rules.explained, at_least=True),
+        _control(now, "route_flips", rules.flip_rate, at_least=False),
+    ]
+
+
+def lines(checks: Sequence[Check]) -> list[str]:
+    """The table that is printed."""
+    wide = max(len(c.name) for c in checks)
+    return [
+        f"{'passed' if c.passed else 'FAILED'}  {c.name:<{wide}}  {c.found}  (limit: {c.limit})"
+        for c in checks
+    ]
+
+
+def _must_not_miss(
+    new: RunOutcomes, old: RunOutcomes, names: tuple[str, str], rules: GateRules, replicates: int
+) -> Check:
+    """Sensitivity on the labels that must not be missed, paired over the cases of both runs."""
+    at = {c: i for i, c in enumerate(old.frame.ids.tolist())}
+    f = new.frame
+    wanted = np.isin(f.label, rules.must_not_miss) & f.scored
+    rows = np.array([i for i in np.flatnonzero(wanted) if str(f.ids[i]) in at], np.intp)
+    limit = f"above {-100 * rules.must_not_miss_margin:+.1f}"
+    if not len(rows):
+        return Check(
+            name="must not miss",
+            # nothing was asked for: there is nothing to hold
+            passed=not rules.must_not_miss,
+            found="no case of these runs has such a label",
+            limit=limit,
+        )
+    other = np.array([at[str(i)] for i in f.ids[rows].tolist()], np.intp)
+    a, b = new.arm(names[0]).right[rows], old.arm(names[1]).right[other]
+    group = np.unique(f.group[rows], return_inverse=True)[1]
+    counts = draw_groups(int(group.max()) + 1, replicates, 0)[:, group]
+    _, low, _ = interval(
+        np.asarray(counts @ (a - b) / np.maximum(counts.sum(axis=1), 1), np.float32)
+    )
+    labels = sorted(set(f.label[rows].tolist()))
+    shown = ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
+    return Check(
+        name="must not miss",
+        passed=low > -rules.must_not_miss_margin,
+        found=f"sensitivity {100 * a.mean():.1f} % against {100 * b.mean():.1f} % on {len(rows)} "
+        f"cases ({shown}), lower bound {_points(low)}",
+        limit=limit,
+    )
+
+
+def _novel(now: Summary, before: Summary, rules: GateRules) -> Check:
+    a, b = now.novelty.novel_answered, before.novelty.novel_answered
+    limit = f"at most {100 * rules.novel_answered_margin:.1f} points more"
+    if a is None or b is None:
+        # without a novel case on either side there is nothing to hold
+        return Check(name="novel answered", passed=b is None, found="not assessable", limit=limit)
+    return Check(
+        name="novel answered",
+        passed=a <= b + rules.novel_answered_margin,
+        found=f"{100 * a:.1f} % against {100 * b:.1f} %",
+        limit=limit,
+    )
+
+
+def _probes(probes: Sequence[Probe], policy: PolicyConfig) -> Check:
+    results = run_probes(probes, policy)
+    failed = [r for r in results if not r.passed]
+    found = f"{len(results) - len(failed)} of {len(results)} hold for policy {policy.kind}"
+    if failed:
+        found += "; " + "; ".join(f"{r.probe.name}: {', '.join(r.wrong)}" for r in failed[:3])
+    return Check(name="probes", passed=bool(results) and not failed, found=found, limit="all")
+
+
+def _control(summary: Summary, name: str, limit: float, *, at_least: bool) -> Check:
+    title = {"explained": "explanations", "route_flips": "route flips"}[name]
+    shown = f"{'at least' if at_least else 'at most'} {100 * limit:g} %"
+    control = next((c for c in summary.controls if c.name == name), None)
+    if control is None or control.value is None:
+        return Check(name=title, passed=False, found="not assessed in this run", limit=shown)
+    passed = control.value >= limit if at_least else control.value <= limit
+    found = f"{100 * control.value:.1f} % of {control.n}"
+    return Check(name=title, passed=passed, found=found, limit=shown)
+
+
+def _unchanged(new: RunOutcomes, old: RunOutcomes, names: tuple[str, str]) -> bool:
+    """Not one case of the baseline ends differently: then there is nothing to lose."""
+    if new.frame.ids.tolist() != old.frame.ids.tolist():
+        return False
+    a, b = new.arm(names[0]), old.arm(names[1])
+    return np.array_equal(a.right, b.right) and np.array_equal(a.answered, b.answered)
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"

@@ -1,0 +1,167 @@
+"""Controls: agents that cheat are found, honest ones are not."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curbside.agents.contract import AgentCard, FakeAgent
+from curbside.cases import read_cases
+from curbside.evals.control_run import explained
+from curbside.evals.controls import (
+    near_duplicates,
+    option_order,
+    question_only,
+    rate,
+    sample_rows,
+    without_image,
+)
+from curbside.indexes.features import Features, central_instance
+from curbside.readings import CaseRecord, Outcome, Reading, Reason, Status, Versions
+from curbside.study import Question, Study
+
+OPTIONS = ("sick", "well")
+
+
+class Looker(FakeAgent):
+    """Reads the brightness of the picture; a cheat knows the truth whatever it is shown."""
+
+    def __init__(self, truths=None):
+        card = AgentCard(name="looker", kind="fake", role="generalist", fingerprint="x")
+        super().__init__(card, lambda q: None)
+        self.truths = truths
+
+    def read(self, study: Study) -> Reading:
+        options = study.question.options
+        if self.truths is not None:
+            answer = self.truths[study.id]
+        else:
+            answer = "sick" if central_instance(study).pixels().mean() > 140 else "well"
+        p = tuple(0.9 if o == answer else 0.1 for o in options)
+        return Reading(
+            agent="looker", fingerprint="x", options=options, probabilities=p, confidence=0.9
+        )
+
+
+class First(FakeAgent):
+    """Always takes the first option."""
+
+    def __init__(self):
+        card = AgentCard(name="first", kind="fake", role="generalist", fingerprint="y")
+        super().__init__(card, lambda q: [0.9, 0.1])
+
+
+@pytest.fixture
+def studies(tmp_path):
+    out, labels = [], []
+    for i in range(40):
+        sick = i % 2 == 0
+        path = tmp_path / f"{i}.png"
+        Image.new("RGB", (16, 16), (200 if sick else 60,) * 3).save(path)
+        out.append(Study.from_image(path, id=f"s{i}", question=Question(options=OPTIONS)))
+        labels.append("sick" if sick else "well")
+    return out, labels
+
+
+def test_a_reader_that_looks_is_lost_without_the_image(studies):
+    asked, labels = studies
+    agents = [[Looker()]] * len(asked)
+    blank, noise, shuffled = without_image(asked, labels, agents, majority=0.5)
+    assert blank.value == noise.value == 0.5
+    assert shuffled.value == 0.0
+    assert {c.finding for c in (blank, noise, shuffled)} == {"not found"}
+
+
+def test_a_reader_that_does_not_look_is_found(studies):
+    asked, labels = studies
+    cheat = Looker({s.id: label for s, label in zip(asked, labels, strict=True)})
+    found = without_image(asked, labels, [[cheat]] * len(asked), majority=0.5)
+    assert [c.finding for c in found] == ["found"] * 3
+
+
+def test_a_task_with_one_label_cannot_be_shuffled(studies):
+    asked, _ = studies
+    shuffled = without_image(asked, ["sick"] * len(asked), [[Looker()]] * len(asked), 1.0)[2]
+    assert (shuffled.n, shuffled.finding) == (0, "not assessable")
+
+
+def test_the_order_of_the_options(studies):
+    asked, _ = studies
+    assert option_order(asked, [[Looker()]] * len(asked)).value == 0
+    moved = option_order(asked, [[First()]] * len(asked))
+    assert (moved.value, moved.finding) == (1.0, "found")
+
+
+def test_the_question_alone(tmp_path):
+    lines = ["id,image,role,task,label,options,question"]
+    lines += [f"t{i},a.png,train,x,sick,sick|well,Is it?" for i in range(5)]
+    lines += [f"e{i},b.png,test,x,sick,sick|well,Is it?" for i in range(60)]
+    lines += [f"f{i},c.png,test,y,well,sick|well,Is the patient well?" for i in range(20)]
+    path = tmp_path / "m.csv"
+    path.write_text("\n".join(lines))
+    cases = read_cases(path)
+    test = cases.take(cases.where(role="test"))
+    only, named = question_only(cases, test, np.ones(len(test), bool), best=0.5)
+    assert only.value == pytest.approx(60 / 80)  # the other task has the same options
+    assert only.finding == "found"
+    assert named.value == pytest.approx(20 / 80)
+    assert named.finding == "found"
+
+
+def test_near_duplicates_are_found_in_pixels_not_only_in_features(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (40, 40), np.uint8) for _ in range(3)]
+    lines = ["id,image"]
+    for name, p in (("k0", pictures[0]), ("k1", pictures[1])):
+        Image.fromarray(p).save(tmp_path / f"{name}.png")
+        lines.append(f"{name},{name}.png")
+    brighter = np.clip(pictures[0].astype(int) * 0.8 + 20, 0, 255).astype(np.uint8)
+    for name, p in (("e0", brighter), ("e1", pictures[2]), ("e2", pictures[1])):
+        Image.fromarray(p).save(tmp_path / f"{name}.png")
+        lines.append(f"{name},{name}.png")
+    path = tmp_path / "m.csv"
+    path.write_text("\n".join(lines))
+    cases = read_cases(path)
+    known, test = cases.take([0, 1]), cases.take([2, 3, 4])
+
+    def features(vectors, digests):
+        return Features(np.array(vectors, np.float32), digests, MappingProxyType({}), "e")
+
+    control, rows = near_duplicates(
+        known,
+        features([[1, 0], [0, 1]], ("d0", "d1")),
+        test,
+        features([[1, 0.01], [1, 0.02], [0.5, 0.5]], ("d2", "d3", "d1")),
+    )
+    # e0: the same picture brighter; e1: close in features alone; e2: the same bytes
+    assert rows.tolist() == [True, False, True]
+    assert control.finding == "found"
+
+
+def test_rates_have_wilson_intervals():
+    c = rate("x", "y", 0, 100, held_against=0.03)
+    assert c.ci_low == 0
+    assert c.ci_high == pytest.approx(0.0370, abs=1e-4)  # Wilson 1927
+    assert rate("x", "y", 1, 2).finding == "reported"
+    assert rate("x", "y", 99, 100, held_against=1.0, bad_above=False).finding == "found"
+
+
+def test_samples_are_the_same_every_time():
+    rows = np.arange(1000)
+    assert np.array_equal(sample_rows(rows, 50), sample_rows(rows, 50))
+    assert len(set(sample_rows(rows, 50).tolist())) == 50
+    assert np.array_equal(sample_rows(rows[:5], 50), rows[:5])
+
+
+def test_a_record_without_its_reasons_is_not_explained():
+    versions = Versions(code="1", encoder="e", index="i", calibration="c", policy="p", fleet="f")
+    outcome = Outcome(status=Status.NOT_ANALYSED, reasons=(Reason(code="image", text="missing"),))
+    record = CaseRecord(case="c", content="", outcome=outcome, versions=versions)
+    assert explained(record)
+    bare = outcome.model_copy(update={"reasons": ()})
+    assert not explained(record.model_copy(update={"outcome": bare}))
+    answered = outcome.model_copy(update={"status": Status.ANSWERED})
+    assert not explained(record.model_copy(update={"outcome": answered}))  # how familiar?

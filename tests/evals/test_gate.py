@@ -1,0 +1,160 @@
+"""The gate: what a run must hold against the one before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from curbside.config import Config, TierPolicy
+from curbside.errors import ConfigError
+from curbside.evals.evaluation import evaluate
+from curbside.evals.gate import GateRules, judge, lines, load_rules
+from curbside.evals.markdown import run_page
+from curbside.evals.probes import load_probes
+from curbside.evals.schema import Control
+from curbside.evals.summary import summarise
+
+
+def made(plant, share: float, **controls: float):
+    w = plant(lambda agent, modality: share)
+    result = evaluate(w.everything, w.assessments, w.trained, Config(), replicates=50)
+    level = {"explained": 1.0, "route_flips": 0.01} | controls
+    summary = summarise(
+        result,
+        manifest="m.csv",
+        digest="d",
+        build_cost={},
+        specialists={},
+        versions={"policy": "p"},
+        notes=["planted"],
+        phantoms=True,
+        attributes=False,
+        generated_at="2026-11-24",
+        machine="here",
+        controls=[
+            Control(
+                name=k, about=k, n=100, value=v, ci_low=v, ci_high=v, held_against=1.0,
+                finding="not found",
+            )
+            for k, v in level.items()
+        ],
+    )  # fmt: skip
+    return summary, result.outcomes
+
+
+def judged(new, old, rules=None, policy=None):
+    rules = rules or GateRules(must_not_miss=["label-2"])
+    checks = judge(new, old, rules, load_probes(), policy or TierPolicy(), replicates=200)
+    return {c.name: c.passed for c in checks}, "\n".join(lines(checks))
+
+
+def test_an_unchanged_run_passes(plant):
+    run = made(plant, 0.8)
+    passed, text = judged(run, run)
+    assert all(passed.values()), text
+    assert list(passed) == [
+        "quality", "utility as served", "must not miss", "novel answered", "probes",
+        "explanations", "route flips",
+    ]  # fmt: skip
+
+
+def test_a_worse_run_does_not(plant):
+    passed, text = judged(made(plant, 0.5), made(plant, 0.9))
+    assert not passed["quality"]
+    assert not passed["utility as served"]
+    assert not passed["must not miss"]
+    assert passed["probes"]
+    assert "FAILED  quality" in text
+
+
+def test_a_better_run_does(plant):
+    passed, text = judged(made(plant, 0.95), made(plant, 0.6))
+    assert all(passed.values()), text
+
+
+def test_only_must_not_miss_labels_count_there(plant):
+    old = made(plant, 0.9)
+    right = {k: o.right.copy() for k, o in old[1].arms.items()}
+    missed = old[1].frame.label == "label-2"
+    for v in right.values():
+        v[missed] = 0
+    new = (
+        old[0],
+        replace(old[1], arms={k: replace(o, right=right[k]) for k, o in old[1].arms.items()}),
+    )
+    loose = GateRules(margin=1.0, must_not_miss=["label-2"])
+    passed, _ = judged(new, old, loose)
+    assert passed["quality"] and not passed["must not miss"]
+    passed, _ = judged(new, old, GateRules(margin=1.0, must_not_miss=["label-0"]))
+    assert passed["must not miss"]
+
+
+def test_labels_that_no_run_has_are_not_silently_held(plant):
+    run = made(plant, 0.8)
+    passed, text = judged(run, run, GateRules(must_not_miss=["melanoma"]))
+    assert not passed["must not miss"]
+    assert "no case" in text
+    passed, _ = judged(run, run, GateRules())
+    assert passed["must not miss"]
+
+
+@pytest.mark.parametrize(
+    ("control", "value", "check"),
+    [("explained", 0.99, "explanations"), ("route_flips", 0.04, "route flips")],
+)
+def test_explanations_and_flips_are_held(plant, control, value, check):
+    passed, _ = judged(made(plant, 0.8, **{control: value}), made(plant, 0.8))
+    assert not passed[check]
+    assert sum(not p for p in passed.values()) == 1
+
+
+def test_what_was_not_assessed_has_not_passed(plant):
+    summary, outcomes = made(plant, 0.8)
+    bare = summary.model_copy(update={"controls": []})
+    passed, text = judged((bare, outcomes), (summary, outcomes))
+    assert not passed["explanations"]
+    assert "not assessed" in text
+
+
+def test_a_policy_that_fails_its_probes_closes_the_gate(plant):
+    run = made(plant, 0.8)
+    passed, text = judged(run, run, policy=TierPolicy(alpha=0))
+    assert not passed["probes"]
+    assert "novel-goes-to-a-person" in text
+
+
+def test_more_novel_cases_answered_closes_it(plant):
+    run = made(plant, 0.8)
+    novelty = run[0].novelty.model_copy(update={"novel_answered": 0.5})
+    looser = run[0].model_copy(update={"novelty": novelty})
+    assert not judged((looser, run[1]), run)[0]["novel answered"]
+    unknown = run[0].model_copy(
+        update={"novelty": run[0].novelty.model_copy(update={"novel_answered": None})}
+    )
+    assert judged((unknown, run[1]), (unknown, run[1]))[0]["novel answered"]
+
+
+def test_rules_that_ship_are_valid_and_bad_ones_are_named(tmp_path):
+    rules = load_rules()
+    assert (rules.margin, rules.explained, rules.flip_rate) == (0.02, 1.0, 0.03)
+    assert len(set(rules.must_not_miss)) == len(rules.must_not_miss) > 10
+    path = tmp_path / "r.yaml"
+    path.write_text("margin: 3\n")
+    with pytest.raises(ConfigError, match="margin"):
+        load_rules(path)
+
+
+def test_the_markdown_page_has_controls_and_versions(plant):
+    page = run_page(made(plant, 0.8)[0])
+    assert page.startswith("# Does routing pay here?")
+    for part in ("## Controls", "| explained | 100 | 100.0 % |", "- policy: `p`"):
+        assert part in page
+
+
+def test_a_paired_bound_is_made_from_groups(plant):
+    a, b = made(plant, 0.9), made(plant, 0.6)
+    assert a[1].frame.n_groups < len(a[1].frame)
+    assert np.isfinite(a[0].decision.margin)
+    assert judged(a, b)[0]["must not miss"]
