@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from curbside.errors import ImageError
 
-__all__ = ["MAX_MEMBERS", "MAX_RATIO", "MAX_TOTAL_BYTES", "Member", "members_of"]
+__all__ = ["FREE_BYTES", "MAX_MEMBERS", "MAX_RATIO", "MAX_TOTAL_BYTES", "Member", "members_of"]
 
 #: Most members of an archive.
 MAX_MEMBERS = 100_000

@@ -28,6 +28,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from curbside.archives import FREE_BYTES, MAX_RATIO
 from curbside.errors import ConfigError, ImageError
 from curbside.pixels import MAX_BYTES, MAX_PIXELS
 from curbside.sniffing import PREFIX, is_dicom
@@ -177,7 +178,7 @@ def read_header(f: BinaryIO, size: int, allowed_tags: Sequence[str]) -> Header:
             problem = None
         except ImageError as e:
             problem = (e.reason, e.message)
-        normal, positions = _places(ds)
+        normal, positions = _places(ds) if problem is None else ((), ())
         return Header(
             kind=_text(ds, "Modality").upper()[:16],
             syntax=syntax.name,
@@ -231,17 +232,21 @@ def _is_deflated(f: BinaryIO) -> bool:
 
 def _count_inflated(f: BinaryIO) -> None:
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    total, waiting = 0, b""
+    total, taken, waiting = 0, 0, b""
     try:
         while not stream.eof:
-            waiting = waiting or f.read(2**16)
+            if not waiting:
+                waiting = f.read(2**16)
+                taken += len(waiting)
             if not waiting:
                 raise ImageError("truncated", "the deflated data set ends too early")
             total += len(stream.decompress(waiting, 2**20))
             waiting = stream.unconsumed_tail
-            if total > MAX_BYTES:
+            if total > MAX_BYTES or total > max(FREE_BYTES, MAX_RATIO * taken):
                 raise ImageError(
-                    "too_large", f"the data set inflates to more than {MAX_BYTES:,} bytes"
+                    "too_large",
+                    f"the data set inflates to more than {MAX_BYTES:,} bytes, or to more than "
+                    f"{FREE_BYTES:,} and {MAX_RATIO} : 1",
                 )
     except zlib.error:
         raise ImageError("unreadable", "the data set cannot be inflated") from None
