@@ -68,7 +68,7 @@ def measure(cases: int = 2933, agents: int = 12, replicates: int = 5000, seed: i
     replayed = replay_points(configs, recording, _GENERALIST)
     replay_seconds = time.perf_counter() - start
     start = time.perf_counter()
-    counts = draw_groups(frame.n_groups, replicates, seed)
+    counts = draw_groups(frame.n_groups, replicates, seed, frame.strata)
     curve_of(frame, replayed, counts)
     return Speed(
         cases=cases,

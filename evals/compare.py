@@ -19,7 +19,7 @@ from curbside.evals.arms import Outcomes
 from curbside.evals.frame import Frame
 from curbside.evals.metrics import Scope, Scorer
 from curbside.evals.outcome_file import RunOutcomes
-from curbside.evals.schema import Number
+from curbside.evals.schema_base import Number
 from curbside.evals.statistics import (
     LEVEL,
     draw_groups,
@@ -139,7 +139,7 @@ def compare(
             "nothing can be compared",
             hint="evaluate the same manifest twice: curbside eval run --cases MANIFEST --out DIR",
         )
-    counts = draw_groups(paired.frame.n_groups, replicates, seed)
+    counts = draw_groups(paired.frame.n_groups, replicates, seed, paired.frame.strata)
     scorer = Scorer(paired.frame, counts)
     sums = (scorer.sums(paired.a), scorer.sums(paired.b))
     scored = paired.frame.scored

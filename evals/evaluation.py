@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from curbside.assessments import Assessments
 from curbside.config import Config
 from curbside.evals.arms import Arm
+from curbside.evals.detail_schema import Details
+from curbside.evals.details import Looked, look
 from curbside.evals.frame import Frame
 from curbside.evals.gates import BUDGETS, GATES, case_weights, familiarity, gate_order, gated
 from curbside.evals.metrics import METRICS, Scorer, Sums, mean_known
@@ -48,6 +50,7 @@ from curbside.evals.statistics import (
     p_value,
     verdict,
 )
+from curbside.evals.subgroups import CaseFacts
 from curbside.evals.sweeps import deferral_curves, sweep_worths
 
 __all__ = ["ArmResult", "Interval", "Result", "evaluate"]
@@ -99,6 +102,7 @@ class Result:
     seed: int
     draws: tuple[int, ...]
     outcomes: RunOutcomes
+    details: Details | None
 
 
 def evaluate(
@@ -109,6 +113,7 @@ def evaluate(
     *,
     replicates: int = 2000,
     seed: int = 0,
+    facts: CaseFacts | None = None,
 ) -> Result:
     """Replay all arms and gates, and reach the verdict.
 
@@ -118,8 +123,9 @@ def evaluate(
         trained: one or more trained draws; each one's test part holds the asked rows of
             ``everything`` in the same order.
         replicates: bootstrap replicates over groups (and draws, where there are several).
+        facts: what the manifest says of the asked cases beside the truth.
     """
-    counts = draw_groups(everything.n_groups, replicates, seed)
+    counts = draw_groups(everything.n_groups, replicates, seed, everything.strata)
     models = draw_models(len(trained), replicates, seed)
     asked = np.flatnonzero(everything.asked)
     # groups keep their numbers, so that one draw serves all cases and the asked ones alike
@@ -199,6 +205,21 @@ def evaluate(
             {a: mean_outcomes([d[a].outcomes for d in by_draw]) for a in by_draw[0]},
             assessments.novelty[asked],
             assessments.p_value[asked],
+        ),
+        details=look(
+            Looked(
+                frame,
+                counts,
+                models,
+                by_draw,
+                trained,
+                rosters,
+                assessments.p_value[asked] <= alpha,
+                familiar,
+                hybrid,
+                best_single,
+                facts,
+            )
         ),
     )
 

@@ -101,6 +101,14 @@ class Frame:
         """How many groups there are to resample."""
         return int(self.group.max()) + 1 if len(self) else 0
 
+    @property
+    def strata(self) -> NDArray[np.intp]:
+        """intp (groups,): each group's modality (that of its first case), to resample within."""
+        of = np.unique(self.modality, return_inverse=True)[1].astype(np.intp)
+        first = np.zeros(self.n_groups, np.intp)
+        first[self.group[::-1]] = of[::-1]
+        return first
+
     def take(self, rows: NDArray[np.intp] | Flags) -> Self:
         """Some of the cases; groups are renumbered."""
         picked = {f.name: getattr(self, f.name)[rows] for f in fields(self)}

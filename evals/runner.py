@@ -38,6 +38,7 @@ from curbside.evals.matrix import question_digest, read_matrix, save_responses
 from curbside.evals.outcome_file import OUTCOMES_FILE, save_outcomes
 from curbside.evals.protocol import Part, Trained
 from curbside.evals.schema import Control, Summary
+from curbside.evals.subgroups import ATTRIBUTES, NORMAL, CaseFacts
 from curbside.evals.summary import summarise, write_summary
 from curbside.responses import ResponseMatrix
 from curbside.study import content_hash
@@ -71,8 +72,6 @@ CAVEATS = (
     "most novel cases of this corpus are pictures of ECGs, which are easy: novel_answered is "
     "therefore macro over the novel modalities",
 )
-#: Attribute columns that subgroups of people could be made of.
-DEMOGRAPHIC = frozenset({"sex", "age", "age_group", "ethnicity", "race", "skin_type"})
 PHANTOM_CAVEAT = (
     "these cases are phantoms, generated pictures: the numbers say that the machinery runs and "
     "nothing about any image of a patient"
@@ -168,7 +167,15 @@ def run_evaluation(
     # replay needs one draw: the one that serves
     seen = Known(trained[0].test.assessments, first.specialists, first.generalist)
     save_assessments(seen, out / ASSESSMENTS_FILE)
-    result = evaluate(frame, base, trained, config, replicates=replicates, seed=seed)
+    result = evaluate(
+        frame,
+        base,
+        trained,
+        config,
+        replicates=replicates,
+        seed=seed,
+        facts=case_facts(cases.take(asked)),
+    )
     summary = summarise(
         result,
         manifest=cases.path.name,
@@ -178,7 +185,7 @@ def run_evaluation(
         versions=versions(built, fleets, config) | {"evaluation": digest},
         notes=_notes(fleets, frame, phantoms=phantoms),
         phantoms=phantoms,
-        attributes=any(c.attributes.keys() & DEMOGRAPHIC for c in cases),
+        attributes=any(c.attributes.keys() & set(ATTRIBUTES) for c in cases),
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
         about=fleets[0].about,
         controls=[] if controls is None else controls(result),
@@ -272,6 +279,18 @@ def _trained(
         serving=fleet.generalist,
         test=Part(replace(frame.take(asked), group=frame.group[asked]), test, matrix),
         tune=tune_part(built, t)[0],
+    )
+
+
+def case_facts(cases: Cases) -> CaseFacts:
+    """Attributes, "normal" options and labels that must not be missed, from the manifest."""
+    normal = [next((i for i, o in enumerate(c.options) if o.lower() in NORMAL), -1) for c in cases]
+    yes = ("1", "true", "yes")
+    columns = {k for c in cases for k in c.attributes} & set(ATTRIBUTES)
+    return CaseFacts(
+        np.array(normal, np.int16).reshape(len(cases)),
+        np.array([c.attributes.get("must_not_miss", "").lower() in yes for c in cases], bool),
+        {k: np.array([c.attributes.get(k, "") for c in cases], np.str_) for k in sorted(columns)},
     )
 
 

@@ -7,13 +7,11 @@ be assessed (no such case, an arm without probabilities) is ``null``, never 0 an
 from __future__ import annotations
 
 import json
-import math
-from typing import Annotated, Any, Literal
-
-import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from typing import Literal
 
 from curbside import RESEARCH_USE
+from curbside.evals.detail_schema import Details
+from curbside.evals.schema_base import Estimate, Number, Strict
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -38,28 +36,6 @@ __all__ = [
 SCHEMA_VERSION: Literal[1] = 1
 
 
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, (float, np.floating)):
-        # seven digits: what float32 arithmetic can vouch for
-        return round(float(value), 7) if math.isfinite(value) else None
-    return value
-
-
-Number = Annotated[float | None, BeforeValidator(_no_nan)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Estimate(_Strict):
-    """A number with its 95 % percentile bootstrap interval; null where not assessable."""
-
-    value: Number
-    ci_low: Number
-    ci_high: Number
-
-
 class Metric(Estimate):
     """One metric of one arm, macro over modalities."""
 
@@ -68,7 +44,7 @@ class Metric(Estimate):
     per_modality: dict[str, Estimate]
 
 
-class GateNumbers(_Strict):
+class GateNumbers(Strict):
     """An arm when one share of the weighted cases is referred."""
 
     deferral: float
@@ -77,7 +53,7 @@ class GateNumbers(_Strict):
     selective_accuracy: Estimate
 
 
-class Gates(_Strict):
+class Gates(Strict):
     """An arm under both gates, at the budgets of P2."""
 
     novelty: list[GateNumbers]
@@ -89,7 +65,7 @@ class Gates(_Strict):
     """Gate → share of novel cases answered when 5 % of the common cases are referred."""
 
 
-class ArmSummary(_Strict):
+class ArmSummary(Strict):
     """One arm, gate off (``served``: gates as configured)."""
 
     kind: Literal["alone", "ensemble", "hybrid", "baseline", "oracle", "linear", "served"]
@@ -109,7 +85,7 @@ class ArmSummary(_Strict):
     """Macro accuracy on ``tune``: what choices were made on."""
 
 
-class ContrastSummary(_Strict):
+class ContrastSummary(Strict):
     """a − b, paired."""
 
     id: str
@@ -129,7 +105,7 @@ class ContrastSummary(_Strict):
     verdict: Literal["a better", "b better", "no difference shown", "not assessable"]
 
 
-class Modality(_Strict):
+class Modality(Strict):
     """Recognising the modality, from pixels alone."""
 
     accuracy_common: Number
@@ -139,7 +115,7 @@ class Modality(_Strict):
     """The same numbers with intervals."""
 
 
-class NoveltyOf(_Strict):
+class NoveltyOf(Strict):
     """Novelty on one modality."""
 
     tier: str
@@ -148,7 +124,7 @@ class NoveltyOf(_Strict):
     false_deferral: Estimate | None
 
 
-class Novelty(_Strict):
+class Novelty(Strict):
     """Telling novel cases from known ones, from pixels alone."""
 
     auroc_vs_common: Number
@@ -166,7 +142,7 @@ class Novelty(_Strict):
     """The same numbers with intervals."""
 
 
-class Cost(_Strict):
+class Cost(Strict):
     """What it took to make an arm."""
 
     labels: int
@@ -175,7 +151,7 @@ class Cost(_Strict):
     peak_mib: float
 
 
-class Decision(_Strict):
+class Decision(Strict):
     """What the verdict rests on."""
 
     hybrid: str
@@ -194,7 +170,7 @@ class Decision(_Strict):
     """The whole interval of ``versus_best_single`` lies above −margin."""
 
 
-class CasesSummary(_Strict):
+class CasesSummary(Strict):
     """What was evaluated."""
 
     manifest: str
@@ -208,7 +184,7 @@ class CasesSummary(_Strict):
     per_modality: dict[str, int]
 
 
-class Protocol(_Strict):
+class Protocol(Strict):
     """How it was evaluated."""
 
     replicates: int
@@ -220,7 +196,7 @@ class Protocol(_Strict):
     fallback_specialist: list[str]
 
 
-class Control(_Strict):
+class Control(Strict):
     """Something that should not work, or should not matter."""
 
     name: str
@@ -235,7 +211,7 @@ class Control(_Strict):
     """``found``: something is wrong with the data or the agents; look before you trust."""
 
 
-class Summary(_Strict):
+class Summary(Strict):
     """One evaluation.  ``schema_version`` changes when a key changes its meaning or goes."""
 
     schema_version: Literal[1] = 1
@@ -260,6 +236,8 @@ class Summary(_Strict):
     sweep: list[dict[str, float | str]]
     """P2 of the hybrid and its opponents when one worth is changed at a time."""
     subgroups: str
+    details: Details | None = None
+    """What is looked at beside the verdict."""
     versions: dict[str, str]
     notes: list[str]
     controls: list[Control] = []

@@ -1,9 +1,10 @@
 """Paired bootstrap over groups, intervals, Holm, and the verdict.
 
-Groups (patients, videos, papers) are drawn with replacement, as many as there are; every
-arm is scored on the same draw, so a contrast's noise is that of the difference.  Where
-several few-shot draws and seeds were trained, those are drawn with replacement too, within
-the same replicate (Efron & Tibshirani 1993, chapters 13 and 16; Holm 1979).
+Groups (patients, videos, papers) are drawn with replacement, as many as there are, within
+each modality; every arm is scored on the same draw, so a contrast's noise is that of the
+difference.  Where several few-shot draws and seeds were trained, those are drawn with
+replacement too, within the same replicate (Efron & Tibshirani 1993, chapters 13 and 16;
+Holm 1979).
 """
 
 from __future__ import annotations
@@ -38,13 +39,21 @@ LEVEL = 0.05
 _POWER_80 = 1.959964 + 0.841621
 
 
-def draw_groups(n_groups: int, replicates: int, seed: int) -> Float:
-    """How often each group is drawn, float32 (replicates + 1, g); row 0 is all ones."""
+def draw_groups(
+    n_groups: int, replicates: int, seed: int, strata: NDArray[np.intp] | None = None
+) -> Float:
+    """How often each group is drawn, float32 (replicates + 1, g); row 0 is all ones.
+
+    Args:
+        strata: intp (g,), stratum of each group; each stratum is resampled by itself, so that
+            every replicate holds as many groups of it as the sample does.
+    """
     counts = np.ones((replicates + 1, n_groups), np.float32)
     rng = np.random.default_rng([seed, 1])
-    for i in range(1, replicates + 1):
-        picked = rng.integers(0, n_groups, n_groups)
-        counts[i] = np.bincount(picked, minlength=n_groups)
+    named = np.zeros(n_groups, np.intp) if strata is None else strata
+    for stratum in np.unique(named):
+        at = np.flatnonzero(named == stratum)
+        counts[1:, at] = rng.multinomial(len(at), np.full(len(at), 1 / len(at)), size=replicates)
     return counts
 
 

@@ -122,9 +122,10 @@ def summarise(
         deferral_curves={a: dict(by) for a, by in result.curves.items()},
         curve_budgets=list(CURVE_BUDGETS),
         sweep=result.sweep,
-        subgroups="see the attribute columns of the manifest; not analysed in this version"
+        subgroups="see details.subgroups"
         if attributes
         else "not assessable: the manifest has no demographic columns",
+        details=result.details,
         versions=dict(versions),
         notes=notes,
         controls=list(controls),

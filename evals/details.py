@@ -1,0 +1,382 @@
+"""Everything beside the verdict, from scored arms to the key ``details`` of the summary.
+
+Numbers with intervals are recomputed in every replicate of the same draw as the registered
+comparisons; with several trained draws their mean is taken.  Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.config import CascadePolicy
+from curbside.evals import arms as arm_
+from curbside.evals.arms import Outcomes, Roster
+from curbside.evals.compare import MARGIN, verdict_of
+from curbside.evals.detail_schema import (
+    ArmDetail,
+    Conclusion,
+    Details,
+    Frontier,
+    Gain,
+    PersonRow,
+    Regret,
+    ReliabilityBin,
+    Route,
+    SubgroupRow,
+)
+from curbside.evals.frame import Frame
+from curbside.evals.frontier import aiq, hull
+from curbside.evals.gates import GATES, case_weights, gate_order, gated
+from curbside.evals.metrics import Utility, ratio
+from curbside.evals.protocol import GFULL, HYBRIDS, OPPONENTS, Scored, Trained, is_gated
+from curbside.evals.regret import PARTS, parts_of, to_specialist_share
+from curbside.evals.schema_base import Estimate
+from curbside.evals.selective import COVERAGES, brier, calibration_error, reliability, selective
+from curbside.evals.statistics import interval, minimum_detectable, over_models
+from curbside.evals.subgroups import CaseFacts, subgroup_rates
+from curbside.evals.sweeps import CURVE_BUDGETS
+
+__all__ = ["Looked", "look"]
+
+Float = NDArray[np.float32]
+
+#: P(correct) of the person, and what reading a case costs, in units of one right answer.
+PERSON_ACCURACY = (0.8, 0.9, 0.95, 1.0)
+PERSON_COST = (0.1, 0.25, 0.5, 1.0)
+_ESCALATE = tuple(round(0.1 * i, 1) for i in range(11))
+#: What needs no router.
+_ZERO = ("S", "G16", "Gfull", "linear-full", "linear-16", "E")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is looked at.
+
+    Args:
+        frame: n asked cases; counts: float32 (r, g); models: float32 (r, draws).
+        by_draw: for each trained draw, arm → scored.
+        flagged: bool (n,), called novel by its p-value.
+        familiar: float64 (n,), the order of the novelty gate.
+    """
+
+    frame: Frame
+    counts: Float
+    models: Float
+    by_draw: Sequence[Mapping[str, Scored]]
+    trained: Sequence[Trained]
+    rosters: Sequence[Roster]
+    flagged: NDArray[np.bool_]
+    familiar: NDArray[np.float64]
+    hybrid: str
+    best_single: str
+    facts: CaseFacts | None
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """Known cases with a truth."""
+        return np.flatnonzero(self.frame.scored)
+
+    def each(self, name: str, value: Callable[[Outcomes], Float]) -> Float:
+        """A number of an arm in every replicate, mean over the trained draws."""
+        return over_models([value(d[name].outcomes) for d in self.by_draw], self.models)
+
+
+def look(x: Looked) -> Details | None:
+    """All of it; None where no case has a truth."""
+    if not len(x.rows):
+        return None
+    known = case_weights(x.frame, x.counts, prevalence=0.0)[:, x.rows]
+    everything = case_weights(x.frame, x.counts)
+    accuracy = {
+        a: x.each(a, lambda o: np.asarray(known @ o.right[x.rows], np.float32))
+        for a in x.by_draw[0]
+    }
+    shown = [a for a in x.by_draw[0] if is_gated(x.by_draw[0][a].arm)]
+    first = x.by_draw[0]
+    facts = x.facts
+    return Details(
+        arms={a: _arm(x, a, known, everything) for a in shown},
+        gain={h: _gain(accuracy, h) for h in HYBRIDS if h in accuracy and "random" in accuracy},
+        regret={h: _regret(x, h, known, accuracy) for h in HYBRIDS if "case-oracle" in accuracy},
+        frontier=_frontier(x, known, accuracy),
+        routes=_routes(x),
+        conclusions=[
+            _conclude(x, b, accuracy)
+            for b in dict.fromkeys((x.best_single, *OPPONENTS))
+            if b in accuracy
+        ],
+        persons=_persons(x, everything[:1]),
+        reliability={
+            a: {
+                m: [
+                    ReliabilityBin(confidence=b.confidence, accuracy=b.accuracy, n=b.n)
+                    for b in bins
+                ]
+                for m, bins in reliability(x.frame, first[a].outcomes, x.rows).items()
+            }
+            for a in dict.fromkeys((x.hybrid, x.best_single))
+        },
+        subgroups=_subgroups(x),
+        must_not_miss_declared=0
+        if facts is None
+        else int((facts.must_not_miss & x.frame.scored).sum()),
+    )
+
+
+def _estimate(draws: Float) -> Estimate:
+    value, low, high = interval(draws)
+    return Estimate(value=value, ci_low=low, ci_high=high)
+
+
+def _unknown() -> Estimate:
+    return Estimate(value=None, ci_low=None, ci_high=None)
+
+
+def _arm(x: Looked, name: str, known: Float, everything: Float) -> ArmDetail:
+    rows = x.rows
+    drawn = x.counts[:, x.frame.group[rows]]
+    micro = x.each(name, lambda o: ratio(drawn @ o.right[rows], drawn.sum(axis=1)))
+    each = [selective(d[name].outcomes.confidence[rows], d[name].outcomes.right[rows], known)
+            for d in x.by_draw]  # fmt: skip
+    truth = [t.test.matrix.truth for t in x.trained]
+    squares = [brier(d[name].outcomes, t, rows) for d, t in zip(x.by_draw, truth, strict=True)]
+    draws = x.by_draw[0][name].arm.draw
+    areas = [x.each(name, lambda o, g=gate: _area(x, o, g, everything)) for gate in GATES]  # type: ignore[misc]
+    return ArmDetail(
+        accuracy_micro=_estimate(micro),
+        must_not_miss=_must_not_miss(x, name),
+        aurc=_estimate(over_models([s.aurc for s in each], x.models)),
+        augrc=_estimate(over_models([s.augrc for s in each], x.models)),
+        risk_at={
+            f"{c:g}": _estimate(over_models([s.risk[c] for s in each], x.models)) for c in COVERAGES
+        },
+        brier=_unknown()
+        if any(b is None for b in squares)
+        else _estimate(over_models([known @ b for b in squares if b is not None], x.models)),
+        ece=_unknown()
+        if draws
+        else _estimate(
+            x.each(name, lambda o: calibration_error(o.confidence[rows], o.right[rows], known))
+        ),
+        deferral_area=_estimate(np.max(np.stack(areas), axis=0)),
+    )
+
+
+def _area(x: Looked, outcomes: Outcomes, gate: str, everything: Float) -> Float:
+    """Mean net benefit over the deferral curve under one gate."""
+    order = gate_order(gate, x.frame, outcomes, x.familiar)
+    curve = gated(order, x.frame, outcomes, everything, CURVE_BUDGETS)
+    return np.asarray(curve.net_benefit.mean(axis=1), np.float32)
+
+
+def _must_not_miss(x: Looked, name: str) -> Estimate:
+    if x.facts is None:
+        return _unknown()
+    at = np.flatnonzero(x.facts.must_not_miss & x.frame.scored)
+    if not len(at):
+        return _unknown()
+    weight = x.counts[:, x.frame.group[at]]
+    return _estimate(x.each(name, lambda o: ratio(weight @ o.right[at], weight.sum(axis=1))))
+
+
+def _gain(accuracy: Mapping[str, Float], name: str) -> Gain:
+    over = accuracy[name] - accuracy["random"]
+    room = accuracy["case-oracle"] - accuracy["random"]
+    share = np.divide(over, room, out=np.full_like(over, np.nan), where=room > 1e-6)
+    return Gain(over_random=_estimate(over), normalised=_estimate(share))
+
+
+def _regret(x: Looked, name: str, known: Float, accuracy: Mapping[str, Float]) -> Regret:
+    split = {
+        p: over_models(
+            [
+                known
+                @ parts_of(x.frame, d[name].outcomes, d["S"].outcomes, d["Gfull"].outcomes)[p][
+                    x.rows
+                ]
+                for d in x.by_draw
+            ],
+            x.models,
+        )
+        for p in PARTS
+    }
+    novel = np.flatnonzero(x.frame.novel)
+    away = _unknown()
+    if len(novel):
+        # novel modalities count evenly, as known ones do
+        whole = case_weights(x.frame, x.counts, prevalence=1.0)[:, novel]
+        away = _estimate(
+            over_models(
+                [
+                    whole @ to_specialist_share(d[name].arm, d["Gfull"].arm)[novel]
+                    for d in x.by_draw
+                ],
+                x.models,
+            )
+        )
+    twin = accuracy["twin-oracle"] - accuracy["Gfull"] if "twin-oracle" in accuracy else None
+    return Regret(
+        to_task_oracle=_estimate(accuracy["task-oracle"] - accuracy[name]),
+        to_case_oracle=_estimate(accuracy["case-oracle"] - accuracy[name]),
+        twin_gain=_unknown() if twin is None else _estimate(twin),
+        parts={p: _estimate(v) for p, v in split.items()},
+        novel_to_specialist=away,
+    )
+
+
+def _frontier(x: Looked, known: Float, accuracy: Mapping[str, Float]) -> Frontier | None:
+    if "E" not in accuracy:
+        return None
+    cost = {
+        a: x.each(a, lambda o: np.asarray(known @ o.cost[x.rows], np.float32)) for a in accuracy
+    }
+    zero = [a for a in _ZERO if a in accuracy]
+    curves: list[tuple[Float, Float]] = []
+    for level in _ESCALATE:
+        scored = [
+            arm_.outcomes(
+                t.test.matrix,
+                arm_.hybrid(
+                    "curve",
+                    CascadePolicy(escalate_below=level),
+                    t.test.matrix,
+                    t.test.assessments,
+                    r,
+                    GFULL,
+                ),
+            )
+            for t, r in zip(x.trained, x.rosters, strict=True)
+        ]
+        curves.append(
+            (
+                over_models([known @ o.cost[x.rows] for o in scored], x.models),
+                over_models([known @ o.right[x.rows] for o in scored], x.models),
+            )
+        )
+
+    def at(replicate: int, points: Sequence[tuple[Float, Float]]) -> NDArray[np.float64]:
+        return np.array([(c[replicate], q[replicate]) for c, q in points], np.float64)
+
+    alone = [(cost[a], accuracy[a]) for a in zero]
+    low, high = float(min(c[0] for c, _ in curves)), float(max(c[0] for c, _ in curves))
+    r = len(known)
+    own = np.array([aiq(at(i, curves), low, high) for i in range(r)], np.float32)
+    none = np.array([aiq(at(i, alone), low, high) for i in range(r)], np.float32)
+    return Frontier(
+        points=[(a, float(cost[a][0]), float(accuracy[a][0])) for a in accuracy],
+        zero=[(float(c), float(q)) for c, q in hull(at(0, alone))],
+        routers={"cascade": [(float(c[0]), float(q[0])) for c, q in curves]},
+        low=low,
+        high=high,
+        aiq={"cascade": _estimate(own), "zero": _estimate(none)},
+        above_zero={"cascade": _estimate(own - none)},
+    )
+
+
+def _routes(x: Looked) -> list[Route]:
+    scored, agents = x.by_draw[0][x.hybrid], x.trained[0].test.matrix.agents
+    used = scored.arm.asked > 0
+    names = np.array([" + ".join(np.array(agents)[u].tolist()) or "nobody" for u in used])
+    known, o = x.frame.scored, scored.outcomes
+    out = []
+    for name in sorted(set(names.tolist()), key=lambda n: -(names == n).sum()):
+        at = names == name
+        right = o.right[at & known]
+        out.append(
+            Route(
+                route=name,
+                n=int(at.sum()),
+                share=float(at.mean()),
+                accuracy=float(right.mean()) if len(right) else None,
+                calls=float(scored.arm.asked[at].sum(axis=1).mean()),
+                latency_ms=float(o.latency_ms[at].mean()),
+            )
+        )
+    return out
+
+
+def _conclude(x: Looked, opponent: str, accuracy: Mapping[str, Float]) -> Conclusion:
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    d = accuracy[x.hybrid] - accuracy[opponent]
+    delta, low, high = interval(d)
+    a = x.by_draw[0][x.hybrid].outcomes.right[x.rows] >= 0.5
+    b = x.by_draw[0][opponent].outcomes.right[x.rows] >= 0.5
+    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
+    return Conclusion(
+        a=x.hybrid,
+        b=opponent,
+        delta=delta,
+        ci_low=low,
+        ci_high=high,
+        margin=MARGIN,
+        conclusion=verdict_of(delta, low, high, MARGIN),
+        non_inferior=None if np.isnan(low) else low > -MARGIN,
+        minimum_detectable=minimum_detectable(d),
+        mcnemar_p=float(mcnemar(table, exact=True).pvalue),
+        a_only=table[0][1],
+        b_only=table[1][0],
+    )
+
+
+def _persons(x: Looked, weights: Float) -> list[PersonRow]:
+    names = [a for a in dict.fromkeys((x.hybrid, *OPPONENTS)) if a in x.by_draw[0]]
+    out = []
+    for accuracy in PERSON_ACCURACY:
+        for cost in PERSON_COST:
+            worth = Utility()
+            read = worth.right * accuracy + worth.wrong * (1 - accuracy) - cost
+            utility = Utility(referral=read)
+            best: dict[str, tuple[float, float | None]] = {}
+            for name in names:
+                curves = []
+                for gate in GATES:
+                    each = [
+                        gated(
+                            gate_order(gate, x.frame, d[name].outcomes, x.familiar),
+                            x.frame,
+                            d[name].outcomes,
+                            weights,
+                            CURVE_BUDGETS,
+                            utility,
+                        ).net_benefit[0]
+                        for d in x.by_draw
+                    ]
+                    curves.append(np.mean(each, axis=0))
+                curve = np.max(curves, axis=0)
+                at = int(curve.argmax())
+                best[name] = (CURVE_BUDGETS[at], float(curve[at]))
+            out.append(PersonRow(accuracy=accuracy, cost=cost, best=best))
+    return out
+
+
+def _subgroups(x: Looked) -> list[SubgroupRow]:
+    if x.facts is None or not x.facts.attributes:
+        return []
+    served = x.by_draw[0]["served"].outcomes
+    rates = subgroup_rates(
+        x.frame,
+        x.facts,
+        x.by_draw[0][x.hybrid].outcomes,
+        served.answered < 0.5,
+        x.flagged,
+        x.trained[0].test.matrix.truth,
+        x.counts,
+    )
+    return [
+        SubgroupRow(
+            attribute=g.attribute,
+            group=g.group,
+            metric=g.metric,
+            n=g.n,
+            suppressed=g.value is None,
+            rate=_unknown()
+            if g.value is None
+            else Estimate(value=g.value[0], ci_low=g.value[1], ci_high=g.value[2]),
+        )
+        for g in rates
+    ]
