@@ -240,7 +240,7 @@ class Summary(Strict):
     """What is looked at beside the verdict."""
     versions: dict[str, str]
     notes: list[str]
-    controls: list[Control] = []
+    controls: tuple[Control, ...] = ()
     """Empty in summaries of earlier versions."""
 
 
