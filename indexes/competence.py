@@ -1,23 +1,28 @@
-"""How likely is each agent right on this case?  From outcomes on ``tune`` cases near it.
+"""How likely is each agent right on this case?  From outcomes on cases near it.
 
-For agent a, with kernel weights w_i = min(1, exp((cos_i − c) / τ)) over the tune cases that
-a read, where c is the cosine of the nearest tune case, or the farthest that nearest ones
-usually are if that is higher (so that one far from all outcomes borrows little from them):
+For agent a, with kernel weights w_i = min(1, exp((cos_i − c) / τ)) over the outcomes that a
+has, where c is the cosine of the nearest one, or the farthest that nearest ones usually are
+if that is higher (so that one far from all outcomes borrows little from them):
 
     overall   r = (Σ correct + ½) / (N + 1)
     modality  q = (correct in predicted modality + κ₁·r) / (n + κ₁)
-    here      p = (Σ w·correct + κ₂·q) / (Σ w + κ₂)
+    task      t = Σ π_t (correct in t + κ₂·q) / (n_t + κ₂) + (1 − Σ π_t)·q
+    here      p = (Σ w·correct + κ₃·t) / (Σ w + κ₃)
 
-that is, a beta-binomial mean shrunk twice towards the coarser rate (Gelman et al. 2013,
-section 5.3).  κ₁ has the highest beta-binomial likelihood over modalities; τ and κ₂ the
-lowest log-loss when a case's whole group is left out.  The interval is the central 95 % of
-a beta distribution with the effective number of outcomes behind p.  An outcome is a reading
-with a known truth: abstentions and failures count neither way.  Knows no policy.
+that is, a beta-binomial mean shrunk three times towards the coarser rate (Gelman et al.
+2013, section 5.3).  The task is not told but recognised: π_t = W_t / (W + 1), with W_t the
+weight of near outcomes of task t.  κ₁ has the highest beta-binomial likelihood over
+modalities; τ, κ₂ and κ₃ the lowest log-loss when a case's whole group is left out (κ₂ = ∞ is
+among the choices: no use of tasks).  The interval is the central 95 % of a beta distribution
+with the effective number of outcomes behind p.  An outcome is a reading with a known truth:
+abstentions and failures count neither way.  Knows no policy.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +31,10 @@ from numpy.typing import NDArray
 from scipy import special
 
 from curbside.assessments import Embeddings
-from curbside.errors import IndexCorrupt, IndexMismatch, InternalError, UserError
+from curbside.errors import IndexCorrupt, IndexMismatch
 from curbside.indexes.features import Features
+from curbside.indexes.join import Join
+from curbside.indexes.outcomes import Outcomes
 from curbside.indexes.store import content_digest, read_store, tensor_bytes, write_store
 from curbside.responses import ResponseMatrix
 from curbside.study import content_hash
@@ -40,12 +47,15 @@ __all__ = ["KIND", "Competence", "Estimate"]
 
 KIND = "competence"
 _TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
+_TASK_STRENGTHS = (4.0, 16.0, 64.0, float("inf"))
 _STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 #: Share of tune cases that are farther from the next group than what counts as usual.
 _USUAL = 0.05
 _TWO_SIDED = 0.05
 #: Outcomes, near ones and those of the coarser rates, below which nothing is claimed.
 _MINIMUM_SUPPORT = 5.0
+#: Outcomes, drawn at random, on which τ, κ₂ and κ₃ are chosen.
+_CHOOSE_FROM = 3000
 
 #: estimate, low, high, support: each float32 (n, a)
 Estimate = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -58,10 +68,13 @@ class Competence:
         fingerprint: of the embeddings that ``vectors`` are.
         agents: columns.
         modalities: names that ``column`` refers to.
-        vectors: float32 (n, d), tune cases with outcomes.
+        vectors: float32 (n, d), cases with outcomes.
         column: intp (n,), predicted modality of each.
         correct, read: bool (n, a).
-        temperature, within, between, usual: τ, κ₂, κ₁ and the least c.
+        temperature, within, between, usual: τ, κ₃, κ₁ and the least c.
+        task: intp (n,), task of each, counted from 0; all one task where left out.
+        by_task: κ₂; infinite: tasks are not used.
+        join: P(correct) once an agent has read, if it was fitted.
     """
 
     def __init__(
@@ -78,73 +91,76 @@ class Competence:
         within: float,
         between: float,
         usual: float,
+        task: NDArray[np.intp] | None = None,
+        by_task: float = math.inf,
+        join: Join | None = None,
     ) -> None:
         self.fingerprint, self.agents, self.modalities = fingerprint, agents, modalities
         self._vectors, self._column, self._correct, self._read = vectors, column, correct, read
         self.temperature, self.within, self.between = temperature, within, between
-        self.usual = usual
+        self.usual, self.by_task, self.join = usual, by_task, join
+        self._task = np.zeros(len(vectors), np.intp) if task is None else task
+        self._member = np.eye(self._task.max(initial=0) + 1, dtype=np.float32)[self._task]
         total, by = _counts(column, correct, read, len(modalities))
         self._rate, self._rate_support = _pooled(total, by, between)
 
     @classmethod
     def fit(
-        cls, assessor: Assessor, cases: Cases, features: Features, responses: ResponseMatrix
+        cls,
+        assessor: Assessor,
+        cases: Cases,
+        features: Features,
+        responses: ResponseMatrix,
+        *,
+        fold: Mapping[str, int] | None = None,
+        also: Outcomes | None = None,
     ) -> Competence:
-        """Learn from what agents answered on ``tune`` cases.
+        """Learn from what agents answered on ``tune`` cases; see :meth:`Outcomes.of`.
 
         Args:
-            cases: of role ``tune`` only.
-            features: one row a case; images that failed are left out.
-            responses: of some or all of the cases, named by id.
+            also: other outcomes to learn from, e.g. of reviewed production cases.
 
         Raises:
             UserError: cases of another role (their outcomes would be in-sample, or would
                 spend calibration or test cases), or no outcome at all.
         """
-        others = sorted({str(r) or "none" for r in cases.roles[cases.roles != "tune"]})
-        if others:
-            raise UserError(
-                f"competence is learned from role 'tune' only, but {(cases.roles != 'tune').sum()} "
-                f"of {len(cases)} cases have another role: {', '.join(others)}",
-                hint="pass the cases of role 'tune'",
-            )
-        row = {str(name): i for i, name in enumerate(cases.ids)}
-        unknown = [c for c in responses.cases if c not in row]
-        if unknown or len(features) != len(cases):
-            raise InternalError(
-                f"{len(unknown)} responses are of no case given; "
-                f"{len(features)} features for {len(cases)} cases"
-            )
-        at = np.array([row[c] for c in responses.cases], np.intp)
-        read = responses.read & (responses.truth >= 0)[:, None]
-        keep = np.flatnonzero(features.usable[at] & read.any(axis=1))
-        if not len(keep):
-            raise UserError(
-                "no agent has read a tune case whose truth is known, so nothing is known of "
-                "their competence",
-                hint="give some cases of role 'tune' a task, a label and options",
-            )
-        at, read = at[keep], read[keep]
-        correct = responses.correct[keep] & read
-        pooled = features.pooled[at]
-        vectors, column = assessor.embed(pooled).vectors, assessor.modality_of(pooled)
+        outcomes = Outcomes.of(cases, features, responses, fold=fold)
+        return cls.learn(assessor, outcomes if also is None else outcomes.joined(also))
+
+    @classmethod
+    def learn(cls, assessor: Assessor, outcomes: Outcomes) -> Competence:
+        """Learn from outcomes of whatever source."""
+        vectors = assessor.embed(outcomes.pooled).vectors
+        column = assessor.modality_of(outcomes.pooled)
+        _, task = np.unique(outcomes.tasks, return_inverse=True)
+        correct, read = outcomes.correct, outcomes.read
         m = len(assessor.modalities)
         between = _between(*_counts(column, correct, read, m))
-        temperature, within, usual = _choose(
-            vectors, column, correct, read, cases.groups[at], m, between
+        some = np.arange(len(outcomes))
+        if len(some) > _CHOOSE_FROM:  # every pair is compared
+            some = np.sort(np.random.default_rng(0).choice(some, _CHOOSE_FROM, replace=False))
+        chosen, without = _choose(
+            vectors[some],
+            column[some],
+            task[some],
+            correct[some],
+            read[some],
+            outcomes.groups[some],
+            between,
         )
+        join = Join.fit(without, outcomes.confidence[some], correct[some], read[some])
         return cls(
             assessor.fingerprint,
-            responses.agents,
+            outcomes.agents,
             assessor.modalities,
             vectors,
             column,
             correct,
             read,
-            temperature=temperature,
-            within=within,
             between=between,
-            usual=usual,
+            task=task.astype(np.intp),
+            join=join,
+            **chosen,
         )
 
     def estimate(self, embeddings: Embeddings, modality: NDArray[np.intp]) -> Estimate:
@@ -170,10 +186,9 @@ class Competence:
         cosine = embeddings.vectors @ self._vectors.T
         weight = _kernel(cosine, self.temperature, self.usual)
         near = weight @ self._read
-        prior = self._rate[modality]
+        prior, behind = self._by_task(weight, self._rate[modality], self._rate_support[modality])
         p = (weight @ self._correct + self.within * prior) / (near + self.within)
         p = np.clip(p, 0.0, 1.0)  # rounding
-        behind = self._rate_support[modality]
         support = near + np.minimum(self.within, behind)
         # half a success and half a failure (Jeffreys): a rate of 1 has an interval too
         low = special.betaincinv(p * support + 0.5, (1 - p) * support + 0.5, _TWO_SIDED / 2)
@@ -182,6 +197,21 @@ class Competence:
         columns = (p, np.minimum(low, p), np.maximum(high, p))
         estimate, low, high = (np.where(known, v, np.nan).astype(np.float32) for v in columns)
         return estimate, low, high, support.astype(np.float32)
+
+    def _by_task(
+        self, weight: NDArray[np.float32], rate: NDArray[np.float64], behind: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Rates (n, a), and the outcomes behind them, drawn towards those of the near tasks."""
+        if not math.isfinite(self.by_task):
+            return rate, behind
+        share = weight @ self._member
+        share /= share.sum(axis=1, keepdims=True) + 1
+        right, n = self._member.T @ self._correct, self._member.T @ self._read
+        other = 1 - share.sum(axis=1, keepdims=True)
+        pulled = share @ (right / (n + self.by_task))
+        pulled += rate * (share @ (self.by_task / (n + self.by_task)) + other)
+        known = share @ n + (1 - other) * np.minimum(self.by_task, behind) + other * behind
+        return np.asarray(pulled, np.float64), np.asarray(known, np.float64)
 
     def select(self, agents: tuple[str, ...]) -> Competence:
         """The same for some agents, in the order given; NaN for those that are not known."""
@@ -198,6 +228,8 @@ class Competence:
         new.agents = agents
         new._read, new._correct = pick(self._read, 0), pick(self._correct, 0)
         new._rate, new._rate_support = pick(self._rate, 0.5), pick(self._rate_support, 0.0)
+        if self.join is not None:
+            new.join = self.join.select([place.get(a) for a in agents])
         return new
 
     # -- keeping ------------------------------------------------------------------------
@@ -217,10 +249,14 @@ class Competence:
             "within": self.within,
             "between": self.between,
             "usual": self.usual,
+            "by_task": self.by_task if math.isfinite(self.by_task) else None,
         }
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
+        weights = np.zeros((0, 3)) if self.join is None else self.join.weights
         return {
+            "join": weights,
+            "task": self._task.astype(np.int64),
             "vectors": self._vectors,
             "column": self._column.astype(np.int64),
             "correct": self._correct.astype(np.uint8),
@@ -250,6 +286,9 @@ class Competence:
                 within=float(facts["within"]),
                 between=float(facts["between"]),
                 usual=float(facts["usual"]),
+                task=arrays["task"].astype(np.intp),
+                by_task=math.inf if facts["by_task"] is None else float(facts["by_task"]),
+                join=Join(arrays["join"]) if len(arrays["join"]) else None,
             )
         except (KeyError, TypeError, ValueError) as e:
             raise IndexCorrupt(
@@ -298,13 +337,18 @@ def _between(total: NDArray[np.float64], by: NDArray[np.float64]) -> float:
 def _choose(
     vectors: NDArray[np.float32],
     column: NDArray[np.intp],
+    task: NDArray[np.intp],
     correct: NDArray[np.bool_],
     read: NDArray[np.bool_],
     groups: NDArray[np.str_],
-    m: int,
     between: float,
-) -> tuple[float, float, float]:
-    """τ and κ₂ with the lowest log-loss when a case's own group is left out; and ``usual``."""
+) -> tuple[dict[str, float], NDArray[np.float32]]:
+    """What has the lowest log-loss when a case's own group is left out.
+
+    Returns:
+        temperature, by_task, within and usual; and P(correct) of each outcome so estimated,
+        float32 (n, a).
+    """
     # a case without a group is its own
     named = np.where(groups == "", np.char.add("row ", np.arange(len(groups)).astype(str)), groups)
     _, of = np.unique(named, return_inverse=True)
@@ -312,18 +356,40 @@ def _choose(
     c, r = correct.astype(np.float64), read.astype(np.float64)
     in_modality = (column[:, None] == column[None, :]) & ~same
     overall = (c.sum(0) - same @ c + 0.5) / (r.sum(0) - same @ r + 1)
-    prior = (in_modality @ c + between * overall) / (in_modality @ r + between)
+    by_modality = (in_modality @ c + between * overall) / (in_modality @ r + between)
     cosine = np.where(same, np.float32(-np.inf), vectors @ vectors.T)
     nearest = cosine.max(axis=1)
     others = np.isfinite(nearest)  # a single group has no other to be near to
     usual = float(np.quantile(nearest[others], _USUAL)) if others.any() else 1.0
-    best, lowest = (_TEMPERATURES[0], _STRENGTHS[-1]), np.inf
+    member = np.eye(task.max(initial=0) + 1)[task]
+    right_in, read_in = _without_own(member, of, c), _without_own(member, of, r)
+    best = {"temperature": _TEMPERATURES[0], "by_task": math.inf, "within": _STRENGTHS[-1]}
+    lowest, without = np.inf, by_modality
     for temperature in _TEMPERATURES:
         weight = _kernel(cosine, temperature, usual).astype(np.float64)
         near, right = weight @ r, weight @ c
-        for strength in _STRENGTHS:
-            p = np.clip((right + strength * prior) / (near + strength), 1e-6, 1 - 1e-6)
-            loss = -(np.log(p) * c + np.log1p(-p) * (r - c)).sum()
-            if loss < lowest - 1e-9:
-                best, lowest = (temperature, strength), float(loss)
-    return (*best, usual)
+        share = weight @ member
+        share /= share.sum(axis=1, keepdims=True) + 1
+        for by_task in _TASK_STRENGTHS:
+            prior = by_modality
+            if math.isfinite(by_task):
+                rate = (right_in + by_task * by_modality[:, None]) / (read_in + by_task)
+                prior = np.einsum("nt,nta->na", share, rate)
+                prior += (1 - share.sum(axis=1, keepdims=True)) * by_modality
+            for within in _STRENGTHS:
+                p = np.clip((right + within * prior) / (near + within), 1e-6, 1 - 1e-6)
+                loss = -(np.log(p) * c + np.log1p(-p) * (r - c)).sum()
+                if loss < lowest - 1e-9:
+                    best = {"temperature": temperature, "by_task": by_task, "within": within}
+                    lowest, without = float(loss), p
+    return best | {"usual": usual}, without.astype(np.float32)
+
+
+def _without_own(
+    member: NDArray[np.float64], group: NDArray[np.intp], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sums of (n, a) values by task without those of the case's own group, (n, tasks, a)."""
+    by = member[:, :, None] * values[:, None, :]
+    own = np.zeros((group.max(initial=-1) + 1, *by.shape[1:]))
+    np.add.at(own, group, by)
+    return np.asarray(by.sum(axis=0) - own[group])

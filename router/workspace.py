@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -27,11 +28,12 @@ from curbside.agents.fleet_spec import FleetSpec, fleet_path, load_fleet_spec
 from curbside.agents.opening import open_fleet
 from curbside.cases import Cases, read_cases
 from curbside.config import Config, model_digest
-from curbside.errors import IndexMismatch
+from curbside.errors import IndexCorrupt, IndexMismatch
 from curbside.indexes.assess import Assessor
 from curbside.indexes.competence import Competence
 from curbside.indexes.encoder import load_encoder
 from curbside.indexes.features import Features, FeatureSource
+from curbside.indexes.outcomes import Outcomes
 from curbside.indexes.text import TextEncoder
 from curbside.progress import bar
 from curbside.response_file import load_responses, save_responses
@@ -45,6 +47,10 @@ __all__ = ["Workspace", "read_all"]
 
 _BUILT_FROM = ("train", "tune", "calibration")
 _READ_BLOCK = 256
+#: Raise when what a version holds, or how it is learned, changes.
+_FORMAT = 2
+#: What a reading depends on besides the fleet: id, image, label, options.
+_Asked = tuple[str, str, str | None, tuple[str, ...]]
 
 
 class Workspace:
@@ -185,7 +191,7 @@ class Workspace:
         tune, tune_features = cases.take(rows), features.take(rows)
         # where nothing is trained, tasks are those of the cases, and no version serves yet
         fleet = self.fleet() if self.fleet_spec.embedded else self._open_fleet(cases)
-        matrix = self._tune_readings(tune, tune_features, fleet, parent)
+        matrix = self._tune_readings(tune, tune_features, fleet)
         competence = Competence.fit(assessor, tune, tune_features, matrix)
         manifest = _manifest(cases, features.digests)
         name = content_hash(
@@ -207,20 +213,13 @@ class Workspace:
             write_text(folder / "withheld.json", json.dumps(withheld.to_json()))
         return name
 
-    def _tune_readings(
-        self, tune: Cases, features: Features, fleet: Fleet, parent: str | None
-    ) -> ResponseMatrix:
-        """Every agent on every labelled tune case; what a parent has of this fleet is kept."""
-        old: ResponseMatrix | None = None
-        place: dict[tuple[str, str], int] = {}
-        if parent is not None and self.versions.facts(parent).fleet == fleet.fingerprint:
-            folder = self.versions.path(parent)
-            old = load_responses(folder / "tune.parquet")
-            image_of = {
-                c.id: c.attributes.get("sha256", "") for c in read_cases(folder / CASES_FILE)
-            }
-            place = {(c, image_of[c]): i for i, c in enumerate(old.cases)}
-        have = [place.get((c.id, d), -1) for c, d in zip(tune, features.digests, strict=True)]
+    def _tune_readings(self, tune: Cases, features: Features, fleet: Fleet) -> ResponseMatrix:
+        """Every agent on every labelled tune case; what a version has of this fleet is kept."""
+        old, place = self._kept_readings(fleet)
+        have = [
+            place.get((c.id, d, c.label, c.options), -1)
+            for c, d in zip(tune, features.digests, strict=True)
+        ]
         fresh = [i for i, at in enumerate(have) if at < 0]
         if old is not None and not fresh:
             return old.take(np.array(have, np.intp))
@@ -231,6 +230,23 @@ class Workspace:
         both = ResponseMatrix.concatenated([old, new])
         turn = {i: len(old) + at for at, i in enumerate(fresh)}
         return both.take(np.array([turn.get(i, at) for i, at in enumerate(have)], np.intp))
+
+    def _kept_readings(self, fleet: Fleet) -> tuple[ResponseMatrix | None, dict[_Asked, int]]:
+        """Tune readings of the latest version of this fleet, and the row of each case in them."""
+        store = self.versions
+        for name in reversed(store.names()):
+            with suppress(IndexCorrupt):
+                if store.facts(name).fleet == fleet.fingerprint:
+                    folder = store.check(name)
+                    matrix = load_responses(folder / "tune.parquet")
+                    row = {c: i for i, c in enumerate(matrix.cases)}
+                    place = {
+                        (c.id, c.attributes.get("sha256", ""), c.label, c.options): row[c.id]
+                        for c in read_cases(folder / CASES_FILE)
+                        if c.id in row
+                    }
+                    return matrix, place
+        return None, {}
 
     def _withheld(self) -> Withheld:
         return Withheld.from_json((self.version_folder / "withheld.json").read_text("utf-8"))
@@ -255,7 +271,7 @@ class Workspace:
             "index", *common, model_digest(config.encoder.projection), model_digest(config.index)
         )
         fleet = content_hash("fleet", str(FLEET_FORMAT), *common, _training(config))
-        version = content_hash(index, fleet)
+        version = content_hash(str(_FORMAT), index, fleet)
         if not self.fleet_spec.only_embedded:
             version = content_hash(version, model_digest(self.fleet_spec))
         return {"fleet": fleet, "version": version}
@@ -333,6 +349,12 @@ class Workspace:
     def tune_responses(self) -> ResponseMatrix:
         """All agents on the labelled tune cases.  Raises NotBuilt, IndexCorrupt."""
         return load_responses(self.version_folder / "tune.parquet")
+
+    def tune_outcomes(self) -> Outcomes:
+        """What agents got right on tune.  Raises NotBuilt, IndexCorrupt, UserError."""
+        cases = self.built_cases()
+        tune = cases.take(self._tune_rows(cases))
+        return Outcomes.of(tune, self.features(tune), self.tune_responses())
 
 
 def _by_role(cases: Cases) -> dict[str, int]:

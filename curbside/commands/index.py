@@ -23,7 +23,7 @@ _Config = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the group ``index`` to the command line."""
     index = typer.Typer(no_args_is_help=True, help="The index: its versions, growth and speed.")
-    for command in (add, promote, rollback, list_versions, bench):
+    for command in (add, promote, rollback, list_versions, competence, bench):
         index.command(command.__name__.removesuffix("_versions"))(command)
     app.add_typer(index, name="index")
 
@@ -96,6 +96,33 @@ def list_versions(
     for event in serving.history:
         why = f": {event.why}" if event.why else ""
         typer.echo(f"  {event.at[:16]}  {event.how} {event.version}{why}")
+
+
+def competence(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    config: _Config = None,
+) -> None:
+    """How well P(correct) is estimated on tune: five folds by group, log-loss and Brier."""
+    from curbside.indexes.competence_report import WAYS, competence_report
+    from curbside.progress import bar
+
+    workspace = _workspace(config)
+    judged = workspace.tune_outcomes()
+    with bar("competence by fold", 5) as advance:
+        found = competence_report(workspace.assessor(), judged, advance=advance)
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+        return
+    typer.echo(f"{'':24}{'':16}" + "".join(f"{way:>28}" for way in WAYS))
+    typer.echo(f"{'agent':24}{'read':>5}{'right':>7}  " + "    log-loss   Brier" * len(WAYS))
+    for row in found.rows:
+        numbers = zip(row.log_loss, row.brier, strict=True)
+        cells = "".join(f"{loss:20.4f}{score:8.4f}" for loss, score in numbers)
+        typer.echo(f"{row.agent or 'all':24}{row.readings:5}{row.accuracy:7.1%}  {cells}")
+    typer.echo(
+        f"τ {found.temperature}, κ₁ {found.between}, κ₂ {found.by_task}, κ₃ {found.within} "
+        "(chosen on all of it; docs/rarity.md)"
+    )
 
 
 def _workspace(config: Path | None) -> Workspace:

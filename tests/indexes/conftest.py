@@ -31,6 +31,11 @@ class Columns:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def tasks(self) -> NDArray[np.str_]:
+        """One task a modality."""
+        return np.char.add("task of ", self.modalities)
+
     def take(self, rows: NDArray[np.intp]) -> Columns:
         return Columns(*(getattr(self, f)[rows] for f in self.__dataclass_fields__))
 
