@@ -105,6 +105,9 @@ class FleetConfig(_Strict):
     """Seed of few-shot draws and of training."""
     generalist: Literal["gfull", "g16"] = "gfull"
     """The generalist that serves."""
+    out_of_fold: int = Field(default=0, ge=0, le=10)
+    """Fleets trained besides, each without one fold of train, so that competence also learns
+    from train cases; 0: none.  k of them cost k - 1 times the fleet's training."""
 
 
 class TierPolicy(_Strict):

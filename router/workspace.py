@@ -39,6 +39,7 @@ from curbside.progress import bar
 from curbside.response_file import load_responses, save_responses
 from curbside.responses import ResponseMatrix
 from curbside.router.growth import TUNE_SHARE, Admission, Withheld, admit
+from curbside.router.out_of_fold import load_out_of_fold, read_out_of_fold
 from curbside.router.versions import CASES_FILE, VersionFacts, VersionStore
 from curbside.storage import file_digest, write_text
 from curbside.study import Study, content_hash
@@ -47,6 +48,7 @@ __all__ = ["Workspace", "read_all"]
 
 _BUILT_FROM = ("train", "tune", "calibration")
 _READ_BLOCK = 256
+_OUT_OF_FOLD = "out-of-fold"
 #: Raise when what a version holds, or how it is learned, changes.
 _FORMAT = 2
 #: What a reading depends on besides the fleet: id, image, label, options.
@@ -116,19 +118,14 @@ class Workspace:
         marks = self._marks(known, features)
         stale = self._stamp("fleet") != marks["fleet"] or not self.fleet_folder.is_dir()
         if self.fleet_spec.embedded and stale:
-            # torch and peft load only where something is trained
-            from curbside.agents.train import train_fleet
-
-            train_fleet(
-                known,
-                features,
-                self.config,
-                self.fleet_folder,
-                source=self.source,
-                text=self.text,
-            )
+            self._train(known, features, self.fleet_folder)
             self._write_stamp("fleet", marks["fleet"])
             self.__dict__.pop("_fleet", None)
+        folds = self.config.fleet.out_of_fold
+        mark = f"{folds} {marks['fleet']}"
+        if folds > 1 and self.fleet_spec.embedded and self._stamp(_OUT_OF_FOLD) != mark:
+            self._read_out_of_fold(known, features)
+            self._write_stamp(_OUT_OF_FOLD, mark)
         built = self.versions.made_of(marks["version"])
         if built is None:
             test = cases.take(cases.where(role="test"))
@@ -138,6 +135,48 @@ class Workspace:
             return  # cases that were added since stay
         self.versions.serve(built, "build")
         self._reopen()
+
+    def _train(self, cases: Cases, features: Features, folder: Path, *, twin: bool = True) -> Fleet:
+        # torch and peft load only where something is trained
+        from curbside.agents.train import train_fleet
+
+        train_fleet(
+            cases, features, self.config, folder, source=self.source, text=self.text, twin=twin
+        )
+        return Fleet.load(folder, self.source, self.text)
+
+    def _read_out_of_fold(self, cases: Cases, features: Features) -> None:
+        rows = cases.where(role=("train", "tune"))
+        read_out_of_fold(
+            cases.take(rows),
+            features.take(rows),
+            self.config.fleet.out_of_fold,
+            self.home / _OUT_OF_FOLD,
+            train=lambda c, f, where: self._train(c, f, where, twin=False),
+            read=lambda fleet, c, label: read_all(
+                fleet.agents, c.studies(), [case.label for case in c], label
+            ),
+        )
+
+    def other_outcomes(self) -> Outcomes | None:
+        """What this version's competence learned from besides tune, if anything."""
+        cases = self.built_cases()
+        return self._other_outcomes(cases, self.features(cases))
+
+    def _other_outcomes(self, cases: Cases, features: Features) -> Outcomes | None:
+        """Out-of-fold readings of train cases; ``cases`` without one are passed by."""
+        if self.config.fleet.out_of_fold < 2 or not (self.home / _OUT_OF_FOLD).is_dir():
+            return None
+        kept = load_out_of_fold(self.home / _OUT_OF_FOLD)
+        rows = np.flatnonzero(np.isin(cases.ids, list(kept.fold)) & (cases.roles == "train"))
+        there = set(cases.ids[rows].tolist())
+        known = [i for i, c in enumerate(kept.responses.cases) if c in there]
+        return Outcomes.of(
+            cases.take(rows),
+            features.take(rows),
+            kept.responses.take(np.array(known, np.intp)),
+            fold=kept.fold,
+        )
 
     def add(self, new: Cases, *, tune_share: float = TUNE_SHARE) -> tuple[str | None, Admission]:
         """Make a version with reviewed cases more; what serves stays.
@@ -192,7 +231,9 @@ class Workspace:
         # where nothing is trained, tasks are those of the cases, and no version serves yet
         fleet = self.fleet() if self.fleet_spec.embedded else self._open_fleet(cases)
         matrix = self._tune_readings(tune, tune_features, fleet)
-        competence = Competence.fit(assessor, tune, tune_features, matrix)
+        competence = Competence.fit(
+            assessor, tune, tune_features, matrix, also=self._other_outcomes(cases, features)
+        )
         manifest = _manifest(cases, features.digests)
         name = content_hash(
             "version", assessor.calibration_digest, competence.digest, manifest, made_of
@@ -271,7 +312,7 @@ class Workspace:
             "index", *common, model_digest(config.encoder.projection), model_digest(config.index)
         )
         fleet = content_hash("fleet", str(FLEET_FORMAT), *common, _training(config))
-        version = content_hash(str(_FORMAT), index, fleet)
+        version = content_hash(f"{_FORMAT} {config.fleet.out_of_fold}", index, fleet)
         if not self.fleet_spec.only_embedded:
             version = content_hash(version, model_digest(self.fleet_spec))
         return {"fleet": fleet, "version": version}
@@ -369,8 +410,8 @@ def _image_digest(path: Path) -> str:
 
 
 def _training(config: Config) -> str:
-    """Hash of what training depends on; which fleet file serves is none of it."""
-    settings = config.fleet.model_dump(mode="json", exclude={"file"})
+    """Hash of what training depends on; which fleet file serves and what is read is none of it."""
+    settings = config.fleet.model_dump(mode="json", exclude={"file", "out_of_fold"})
     return content_hash(json.dumps(settings, sort_keys=True))
 
 

@@ -109,7 +109,9 @@ def competence(
     workspace = _workspace(config)
     judged = workspace.tune_outcomes()
     with bar("competence by fold", 5) as advance:
-        found = competence_report(workspace.assessor(), judged, advance=advance)
+        found = competence_report(
+            workspace.assessor(), judged, also=workspace.other_outcomes(), advance=advance
+        )
     if as_json:
         typer.echo(json.dumps(found.to_json()))
         return
