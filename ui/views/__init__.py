@@ -1,0 +1,1 @@
+"""One module a page of the console, each with ``page()``; view models live beside this folder."""
