@@ -1,0 +1,213 @@
+"""What the fleet page shows: agents and their health, the index, its map.  Plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.agents.fleet import read_agent_file, read_fleet_file
+from curbside.errors import CurbsideError, StorageError
+from curbside.indexes.store import MANIFEST
+from curbside.storage import write_bytes
+
+__all__ = [
+    "AgentRow",
+    "IndexFacts",
+    "MapPoints",
+    "agent_rows",
+    "index_facts",
+    "load_map",
+    "make_map",
+]
+
+_MAP = "console/map.safetensors"
+#: Most indexed cases on the map; a seeded sample of larger indexes.
+_POINTS = 4000
+
+
+@dataclass(frozen=True)
+class AgentRow:
+    """One agent of the fleet.  ``problem`` is ``""`` where its files are whole."""
+
+    name: str
+    role: str
+    serves: bool
+    modalities: tuple[str, ...]
+    tasks: int
+    cost: float
+    fingerprint: str
+    limits: str
+    labels: int
+    parameters: int
+    seconds: float
+    peak_mib: float
+    problem: str = ""
+
+
+def agent_rows(folder: Path) -> list[AgentRow]:
+    """Every agent of a fleet with its health: all its files are read against their checksums.
+
+    Raises:
+        NotBuilt, IndexCorrupt: there is no fleet, or its own file is damaged.
+    """
+    fleet = read_fleet_file(folder)
+    out = []
+    for stored in fleet.agents:
+        serves = stored.modality is not None or stored.name == fleet.generalist
+        try:
+            meta = read_agent_file(folder / stored.folder, stored.name, stored.sha256)
+        except CurbsideError as e:
+            out.append(AgentRow(stored.name, "?", serves, (), 0, 0, "", "", 0, 0, 0, 0, e.message))
+            continue
+        card, cost = meta.get("card", {}), meta.get("build_cost", {})
+        out.append(
+            AgentRow(
+                name=stored.name,
+                role=str(card.get("role", "?")),
+                serves=serves,
+                modalities=tuple(card.get("modalities", ())),
+                tasks=len(card.get("tasks", ())),
+                cost=float(card.get("cost", 0)),
+                fingerprint=str(card.get("fingerprint", "")),
+                limits=str(card.get("limits", "")),
+                labels=int(cost.get("labels", 0)),
+                parameters=int(cost.get("trainable_parameters", 0)),
+                seconds=float(cost.get("train_seconds", 0)),
+                peak_mib=float(cost.get("peak_mib", 0)),
+            )
+        )
+    return out
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """What the index says of itself.  Counts by modality and by calibration stratum."""
+
+    cases: int
+    dimensions: int
+    neighbours: int
+    novelty: str
+    created: str
+    digest: str
+    calibration: str
+    encoder: str
+    by_modality: dict[str, int]
+    by_stratum: dict[str, int]
+
+
+def index_facts(folder: Path) -> IndexFacts:
+    """From the index's own manifest; nothing else is opened.
+
+    Raises:
+        StorageError: there is no index, or its manifest cannot be read.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        facts = manifest["facts"]
+        return IndexFacts(
+            cases=int(facts["cases"]),
+            dimensions=int(facts["dimensions"]),
+            neighbours=int(facts["neighbours"]),
+            novelty=str(facts["novelty"]),
+            created=str(manifest["created"]),
+            digest=str(facts["index_digest"]),
+            calibration=str(facts["calibration_digest"]),
+            encoder=str(facts["encoder"]),
+            by_modality={str(k): int(v) for k, v in facts["cases_by_modality"].items()},
+            by_stratum={str(k): int(v) for k, v in facts["calibration_by_stratum"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise StorageError(
+            f"the index cannot be described ({type(e).__name__})",
+            hint="curbside build --cases MANIFEST",
+        ) from e
+
+
+@dataclass(frozen=True)
+class MapPoints:
+    """Indexed cases in two dimensions.
+
+    Args:
+        at: float32 (n, 2); ids, modalities, labels: n each.
+    """
+
+    at: NDArray[np.float32]
+    ids: tuple[str, ...]
+    modalities: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    def place(self, neighbours: Sequence[tuple[str, float]]) -> tuple[float, float] | None:
+        """Where a new case lies: its indexed neighbours' mean, weighted by similarity.
+
+        None where none of them is on the map.
+        """
+        row = {c: i for i, c in enumerate(self.ids)}
+        known = [(row[c], max(s, 1e-6)) for c, s in neighbours if c in row]
+        if not known:
+            return None
+        rows, weight = zip(*known, strict=True)
+        x, y = np.average(self.at[list(rows)], axis=0, weights=np.array(weight))
+        return float(x), float(y)
+
+
+def make_map(
+    vectors: NDArray[np.float32],
+    ids: Sequence[str],
+    modalities: Sequence[str],
+    labels: Sequence[str],
+    *,
+    seed: int = 0,
+) -> MapPoints:
+    """t-SNE of index vectors (van der Maaten & Hinton 2008), seeded.
+
+    Neighbourhoods mean something; distances between far groups and their sizes do not.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    rows = np.arange(len(vectors))
+    if len(rows) > _POINTS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _POINTS, replace=False))
+    chosen = np.asarray(vectors[rows], np.float32)
+    if len(rows) < 10:
+        at = np.pad(chosen[:, :2], ((0, 0), (0, max(0, 2 - chosen.shape[1]))))
+    else:
+        narrow = PCA(min(30, *chosen.shape), random_state=seed).fit_transform(chosen)
+        perplexity = float(min(30, (len(rows) - 1) / 3))
+        at = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, max_iter=500)
+        at = at.fit_transform(narrow)
+    pick = rows.tolist()
+    return MapPoints(
+        np.asarray(at, np.float32),
+        tuple(str(ids[i]) for i in pick),
+        tuple(str(modalities[i]) for i in pick),
+        tuple(str(labels[i]) for i in pick),
+    )
+
+
+def save_map(points: MapPoints, digest: str, home: Path) -> None:
+    """Keep a map for the index with this digest.  Raises StorageError."""
+    from safetensors.numpy import save
+
+    named = {k: json.dumps(getattr(points, k)) for k in ("ids", "modalities", "labels")}
+    write_bytes(home / _MAP, save({"at": points.at}, {"index": digest, **named}))
+
+
+def load_map(digest: str, home: Path) -> MapPoints | None:
+    """The map of the index with this digest; None where it is yet to be made."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(home / _MAP, framework="numpy") as f:
+            meta = f.metadata()
+            if meta["index"] != digest:
+                return None
+            named = (tuple(json.loads(meta[k])) for k in ("ids", "modalities", "labels"))
+            return MapPoints(f.get_tensor("at"), *named)
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None

@@ -1,0 +1,272 @@
+"""What the worker does: draws the index's map; routes uploads; asks agents.  Runs in its process.
+
+Models are opened by the first job that needs them and kept.  Results go to the ledger; what
+comes back to the page is small and plain: ids, reasons and numbers, no file name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from curbside.agents.contract import Agent, AnyResponse
+from curbside.archives import Member
+from curbside.config import Config, load_config
+from curbside.errors import CurbsideError, UserError
+from curbside.home import home
+from curbside.intake import Refusal, studies_in
+from curbside.readings import CaseRecord, Outcome, Reading, Reason, Status
+from curbside.router.ledger import Ledger, case_key, open_ledger
+from curbside.router.review import Kind
+from curbside.router.sources import SourceStore, open_sources
+from curbside.storage import write_bytes
+from curbside.study import Instance, Question, QuestionKind, Series, Study
+from curbside.ui.pictures import slices_of
+from curbside.ui.worker_process import Handler
+
+__all__ = ["Desk", "handlers", "rerouted"]
+
+Progress = Callable[[int, int], None]
+_BLOCK = 32
+
+
+class Desk:
+    """Opens router, fleet, ledger and sources of one home, each when first needed."""
+
+    def __init__(self, where: Path) -> None:
+        self.home = where
+
+    @cached_property
+    def config(self) -> Config:
+        """Read once a worker."""
+        return load_config(self.home / "curbside.yaml")
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Where everything ends up."""
+        return open_ledger(self.home, self.config.stores.ledger)
+
+    @cached_property
+    def sources(self) -> SourceStore | None:
+        """Which files cases came from, where that may be kept."""
+        return open_sources(self.home, self.config)
+
+    @cached_property
+    def router(self) -> Any:
+        """The router; loads the models."""
+        from curbside.router.api import Router
+
+        return Router.from_config(home=self.home)
+
+    @cached_property
+    def agents(self) -> Mapping[str, Agent]:
+        """The fleet's agents; loads them."""
+        from curbside.router.workspace import Workspace
+
+        agents: Mapping[str, Agent] = Workspace(self.home, self.config).fleet().agents
+        return agents
+
+
+def handlers(where: Path | None = None) -> Mapping[str, Handler]:
+    """Kind of job → what does it."""
+    desk = Desk(where or home())
+
+    def with_desk(work: Callable[[Desk, dict[str, Any], Progress], dict[str, Any]]) -> Handler:
+        return lambda payload, progress: work(desk, payload, progress)
+
+    return {
+        "map": with_desk(draw_map),
+        "warm": with_desk(warm),
+        "route": with_desk(route),
+        "ask": with_desk(ask),
+        "reroute": with_desk(reroute),
+    }
+
+
+def draw_map(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Two dimensions of the index, kept for the fleet page."""
+    from curbside.indexes.assess import Assessor
+    from curbside.ui.index_facts import index_facts, make_map, save_map
+
+    folder = desk.home / desk.config.stores.index
+    facts = index_facts(folder)
+    assessor = Assessor.load(folder, encoder=facts.encoder)
+    points = make_map(
+        assessor.index.vectors(),
+        assessor.ids.tolist(),
+        assessor.neighbour_modalities.tolist(),
+        assessor.labels.tolist(),
+    )
+    save_map(points, facts.digest, desk.home)
+    return {"points": len(points.ids)}
+
+
+def warm(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Open the models, so that the first upload need not wait for them."""
+    return {"tasks": sorted(desk.router.tasks)}
+
+
+# -- uploads ---------------------------------------------------------------------------------
+
+
+def route(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Studies of an uploaded folder → read, recorded, or refused with a reason.
+
+    The folder's own copies stay as the cases' sources where ``privacy.keep_sources`` allows;
+    otherwise they are removed once everything is recorded.
+    """
+    folder = desk.home / "uploads" / str(payload["folder"])
+    question = Question(
+        options=tuple(payload.get("options", ())),
+        text=str(payload.get("text", "")),
+        task=payload.get("task") or None,
+    )
+    tags = desk.config.privacy.allowed_tags
+    studies: list[Study] = []
+    refused: list[Refusal] = []
+    for found in studies_in(folder, question=question, allowed_tags=tags):
+        if isinstance(found, Study):
+            studies.append(found)
+        else:
+            refused.append(found)
+        progress(0, len(studies))
+    done: list[dict[str, str]] = []
+    for start in range(0, len(studies), _BLOCK):
+        block = [_unpacked(s, folder) for s in studies[start : start + _BLOCK]]
+        records = desk.router.read_batch(block)
+        desk.ledger.write(
+            (case_key(r.case, r.content, s.question, r.versions), r)
+            for s, r in zip(block, records, strict=True)
+        )
+        if desk.sources is not None:
+            desk.sources.keep(block)
+        done += [_told(s, r) for s, r in zip(block, records, strict=True)]
+        progress(len(done), len(studies))
+    if desk.sources is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "studies": done,
+        "refused": [
+            {"id": r.id[:12], "reason": r.reason, "message": r.message, "kind": r.kind}
+            for r in refused
+        ],
+    }
+
+
+def _told(study: Study, record: CaseRecord) -> dict[str, str]:
+    o = record.outcome
+    return {
+        "study": study.id,
+        "status": str(o.status),
+        "modality": record.modality or "",
+        "said": o.answer or o.provisional or "",
+        "images": str(len(study.instances)),
+        "why": o.reasons[0].text if o.reasons else "",
+        "incomplete": ", ".join(sorted(set(study.incomplete))),
+    }
+
+
+def _unpacked(study: Study, folder: Path) -> Study:
+    """The study with members of archives written out as files, so that they can be shown later."""
+    if not any(isinstance(i.source, Member) for i in study.instances):
+        return study
+    series = []
+    for n, one in enumerate(study.series):
+        found: list[Instance] = []
+        for at, i in enumerate(one.instances):
+            if isinstance(i.source, Member):
+                path = folder / "unpacked" / study.id / f"{n:03d}" / f"{at:05d}"
+                try:
+                    write_bytes(path, i.read())
+                except CurbsideError:
+                    found.append(i)
+                    continue
+                found.append(replace(i, source=path))
+            else:
+                found.append(i)
+        series.append(Series(tuple(found), one.tags))
+    return replace(study, series=tuple(series))
+
+
+# -- agents ----------------------------------------------------------------------------------
+
+
+def ask(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """One agent's answer to a question about a case; it changes nothing but the story."""
+    case, agent, who = (str(payload[k]) for k in ("case", "agent", "who"))
+    options, text = tuple(payload.get("options", ())), str(payload.get("text", ""))
+    kind = QuestionKind.VQA_CLOSED if options else QuestionKind.VQA_OPEN
+    said = _read(desk, case, agent, Question(options=options, text=text, kind=kind))
+    asked = text or " | ".join(options)
+    told = said.answer if isinstance(said, Reading) else _why(said)
+    desk.ledger.add(case, Kind.ASK, who, text=f"{agent}: {asked} → {told}")
+    return {"agent": agent, "asked": asked, "response": said.model_dump(mode="json")}
+
+
+def reroute(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Another agent reads the case; its reading is provisional until a person settles it."""
+    case, agent, who = (str(payload[k]) for k in ("case", "agent", "who"))
+    revision = int(payload["revision"])
+    record = desk.ledger.record(case, revision)
+    question = Question(
+        options=record.options, task=record.task, kind=QuestionKind(record.question_kind)
+    )
+    said = _read(desk, case, agent, question)
+    after = rerouted(record, said, who)
+    desk.ledger.add(case, Kind.REROUTE, who, text=agent, revision=revision, record=after)
+    return {"agent": agent, "response": said.model_dump(mode="json")}
+
+
+def rerouted(record: CaseRecord, said: AnyResponse, who: str) -> CaseRecord:
+    """The record after another agent was asked by a person.
+
+    A reading waits for the person; without one the case waits as it was, with the reason.
+    """
+    others = tuple(r for r in record.responses if r.agent != said.agent)
+    o = record.outcome
+    reading = isinstance(said, Reading)
+    note = f"{who} sent it to {said.agent}."
+    if not reading:
+        note = f"{who} sent it to {said.agent}, which gave no reading: {_why(said)}."
+    told = said.answer if isinstance(said, Reading) else o.provisional
+    outcome = Outcome(
+        status=Status.NEEDS_REVIEW,
+        route=tuple(dict.fromkeys((*o.route, said.agent))),
+        confidence=said.confidence if isinstance(said, Reading) else o.confidence,
+        reader=said.agent if reading else o.reader,
+        provisional=told,
+        reasons=(*o.reasons, Reason(code="rerouted", text=note)),
+        dissent=tuple(
+            f"{r.agent}: {r.answer} ({r.confidence:.2f})"
+            for r in others
+            if isinstance(r, Reading) and r.answer != told
+        ),
+        counterfactuals=o.counterfactuals,
+    )
+    return record.model_copy(update={"responses": (*others, said), "outcome": outcome})
+
+
+def _read(desk: Desk, case: str, agent: str, question: Question) -> AnyResponse:
+    if agent not in desk.agents:
+        raise UserError(f"there is no agent {agent!r}; there are: {', '.join(desk.agents)}")
+    slices = slices_of(desk.sources.files(case) if desk.sources is not None else ())
+    if not len(slices):
+        raise UserError(
+            f"where the images of case {case} are is not known here, so nobody can read them",
+            hint="route the study again on this machine with privacy.keep_sources: true",
+        )
+    study = Study(case, _series(slices.instances, slices.starts), question=question)
+    return desk.agents[agent].read(study)
+
+
+def _series(instances: Sequence[Instance], starts: Sequence[int]) -> tuple[Series, ...]:
+    ends = (*starts[1:], len(instances))
+    return tuple(Series(tuple(instances[a:b])) for a, b in zip(starts, ends, strict=True) if b > a)
+
+
+def _why(said: AnyResponse) -> str:
+    return said.reason if said.type == "abstention" else getattr(said, "message", "")

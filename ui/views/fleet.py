@@ -1,0 +1,201 @@
+"""Fleet and index: who can read, what the index has seen, and where new cases lie in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from curbside.config import load_config
+from curbside.errors import CurbsideError
+from curbside.ui import plots
+from curbside.ui.components import error_state, state, table, tag, text
+from curbside.ui.index_facts import (
+    AgentRow,
+    IndexFacts,
+    MapPoints,
+    agent_rows,
+    index_facts,
+    load_map,
+)
+from curbside.ui.serving import recent_records, worker
+from curbside.ui.session import colours, frame, where
+
+__all__ = ["page"]
+
+
+@st.cache_data(show_spinner=False, ttl=300)
+def _agents(folder: str, changed: float) -> list[AgentRow]:
+    return agent_rows(Path(folder))
+
+
+def page() -> None:
+    """See the module."""
+    frame("Fleet & index")
+    home = where()
+    stores = load_config(home / "curbside.yaml").stores
+    agents, index, chart = st.tabs(["Agents", "Index", "Map"])
+    with agents:
+        folder = home / stores.fleet
+        with st.skeleton(height=240):
+            rows = _agents(str(folder), _changed(folder / "fleet.json"))
+        _agents_table(rows)
+    try:
+        facts = index_facts(home / stores.index)
+    except CurbsideError as e:
+        for tab in (index, chart):
+            with tab:
+                st.html(error_state(e.message, "", e.hint))
+        return
+    with index:
+        _composition(facts)
+    with chart:
+        _map(facts)
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime if path.is_file() else 0.0
+
+
+def _agents_table(rows: Sequence[AgentRow]) -> None:
+    bad = [r for r in rows if r.problem]
+    if bad:
+        st.html(
+            error_state(
+                f"{len(bad)} of {len(rows)} agents cannot be used",
+                "; ".join(r.problem for r in bad),
+                "curbside build --cases MANIFEST",
+            )
+        )
+    head = ("", "agent", "role", "reads", "tasks", "cost", "labels", "trainable", "build", "peak")
+    body = [
+        [
+            '<span title="its files are whole">✓</span>'
+            if not r.problem
+            else '<span class="cb-mark cb-unsafe">✕ damaged</span>',
+            f'<b style="font-weight:600">{text(r.name)}</b> '
+            + (tag("serves") if r.serves else "")
+            + f'<br><span class="cb-quiet cb-small cb-id">{text(r.fingerprint[:12])}</span>',
+            text(r.role),
+            text(", ".join(r.modalities) or "any"),
+            str(r.tasks),
+            f"{r.cost:g}",
+            f"{r.labels:,}",
+            f"{r.parameters:,}",
+            f"{r.seconds:.0f} s",
+            f"{r.peak_mib:,.0f} MiB",
+        ]
+        for r in sorted(rows, key=lambda r: not r.serves)
+    ]
+    st.html(table(head, body, numbers=range(4, 10)))
+    st.caption(
+        "✓: every file matches its checksum. Cost is in the fleet's unit a study; labels, "
+        "trainable parameters, seconds and peak memory are those of its training."
+    )
+    limits = sorted({r.limits for r in rows if r.limits})
+    for limit in limits:
+        st.caption(limit)
+
+
+def _composition(facts: IndexFacts) -> None:
+    left, right = st.columns([1.3, 1], gap="large")
+    with left:
+        st.markdown(f"##### {facts.cases:,} indexed cases by modality")
+        most = max(facts.by_modality.values(), default=1)
+        ordered = sorted(facts.by_modality.items(), key=lambda x: -x[1])
+        st.html(
+            "".join(
+                '<div class="cb-row" style="grid-template-columns:11rem 1fr 3.5rem 8.5rem;'
+                f'min-height:1.6rem"><span>{text(m)}</span><span class="cb-bar">'
+                f'<i style="width:{100 * n / most:.1f}%"></i></span>'
+                f'<span class="cb-num" style="text-align:right">{n:,}</span>'
+                f'<span class="cb-quiet cb-small">{_stratum(facts, m)}</span></div>'
+                for m, n in ordered
+            )
+        )
+    with right:
+        st.markdown("##### What serves")
+        pairs = (
+            ("made", facts.created.replace("T", " ")[:16] + " UTC"),
+            ("novelty score", facts.novelty),
+            ("neighbours", str(facts.neighbours)),
+            ("dimensions", str(facts.dimensions)),
+            ("index", facts.digest[:16]),
+            ("calibration", facts.calibration[:16]),
+            ("encoder", facts.encoder[:16]),
+        )
+        st.html(
+            table(
+                ("", ""),
+                [
+                    [f'<span class="cb-quiet">{k}</span>', f'<span class="cb-id">{text(v)}</span>']
+                    for k, v in pairs
+                ],
+            )
+        )
+        st.caption(
+            "A modality with too few calibration cases has no p-values of its own: those of all "
+            "modalities together serve, and every record says so."
+        )
+
+
+def _stratum(facts: IndexFacts, modality: str) -> str:
+    n = facts.by_stratum.get(modality)
+    return f"calibrated on {n}" if n else "pooled calibration"
+
+
+def _map(facts: IndexFacts) -> None:
+    points = load_map(facts.digest, where())
+    if points is not None:
+        _draw(points)
+        return
+    jobs = worker().jobs("map")
+    job = jobs[0] if jobs else None
+    if job is None or (job.state == "done"):
+        worker().submit("map", "Map of the index")
+    elif job.state == "failed":
+        st.html(error_state("The map could not be drawn", job.error, job.hint))
+        if st.button("Try again"):
+            worker().submit("map", "Map of the index")
+            st.rerun()
+        return
+    _waiting(facts)
+
+
+@st.fragment(run_every=1.0)
+def _waiting(facts: IndexFacts) -> None:
+    if load_map(facts.digest, where()) is not None:
+        st.rerun()
+    job = next(iter(worker().jobs("map")), None)
+    if job is not None and job.state == "failed":
+        st.rerun()
+    st.html(state("Drawing the map", "Once for each index; the rest of the console goes on."))
+    st.skeleton(height=360)
+
+
+def _draw(points: MapPoints) -> None:
+    groups: dict[str, tuple[list[float], list[float], list[str]]] = {}
+    for (x, y), m, label in zip(points.at.tolist(), points.modalities, points.labels, strict=True):
+        xs, ys, words = groups.setdefault(m, ([], [], []))
+        xs.append(x)
+        ys.append(y)
+        words.append(label or "no label")
+    new: tuple[list[float], list[float], list[str]] = ([], [], [])
+    for record in recent_records(200):
+        place = points.place([(n.case, n.similarity) for n in record.neighbours])
+        if place is not None:
+            new[0].append(place[0])
+            new[1].append(place[1])
+            new[2].append(f"{record.case}: {record.modality}, {record.outcome.status}")
+    st.plotly_chart(
+        plots.embedding_map(dict(sorted(groups.items())), new, colours()),
+        theme=None,
+        key="map",
+        config={"displaylogo": False, "scrollZoom": True},
+    )
+    st.caption(
+        f"{len(points.ids):,} indexed cases (t-SNE of the served vectors); rings are the "
+        f"{len(new[0])} newest cases of the ledger, placed among their neighbours. Groups mean "
+        "something, distances between them do not."
+    )
