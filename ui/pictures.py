@@ -1,0 +1,122 @@
+"""Images of a case for the viewer, and of indexed cases as thumbnails, or why there are none.
+
+Files are found through the store of sources and the manifest that was built from; both stay
+on this machine, and no path of theirs is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.errors import CurbsideError, ImageError
+from curbside.sniffing import PREFIX, is_dicom
+from curbside.study import Instance, Study
+from curbside.ui.viewer import Window, drawn, full_window, thumbnail
+from curbside.windows import WINDOWS
+
+__all__ = ["Picture", "Slices", "image_paths", "neighbour_picture", "picture", "slices_of"]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """What can be leafed through: one series after another, in reading order."""
+
+    instances: tuple[Instance, ...]
+    starts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.instances)
+
+
+def slices_of(files: Sequence[Sequence[Path]]) -> Slices:
+    """Instances of the files of each series; a file of several frames is one slice a frame."""
+    found: list[Instance] = []
+    starts = []
+    for series in files:
+        starts.append(len(found))
+        found += _frames(series[0]) if len(series) == 1 else [Instance(f) for f in series]
+    return Slices(tuple(found), tuple(starts))
+
+
+def _frames(path: Path) -> list[Instance]:
+    try:
+        with path.open("rb") as f:
+            dicom = is_dicom(f.read(PREFIX))
+        if dicom:
+            return list(Study.from_dicom(path).instances)
+    except (OSError, CurbsideError):
+        pass  # the viewer says why when it is looked at
+    return [Instance(path)]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One slice as values to be windowed.
+
+    Args:
+        values: float32 (h, w) in units, or uint8 (h, w, 3) RGB.
+        unit: ``HU`` where these are Hounsfield units, ``values`` for other grey DICOM, ``""``.
+        presets: windows to choose from; empty for a picture without units.
+        problem: why there is no image; then ``values`` is empty.
+    """
+
+    values: NDArray[np.generic]
+    unit: str = ""
+    presets: tuple[Window, ...] = ()
+    problem: str = ""
+
+    def png(self, window: Window | None, *, invert: bool) -> bytes:
+        """As it is shown."""
+        return drawn(self.values, window, invert=invert)
+
+
+def picture(instance: Instance, *, modality_tag: str = "") -> Picture:
+    """Decode one slice; never raises for an image that cannot be used."""
+    try:
+        values = instance.values()
+    except ImageError:
+        try:
+            return Picture(instance.pixels())
+        except ImageError as e:
+            return Picture(np.zeros((0, 0), np.float32), problem=e.message)
+    whole = full_window(values)
+    low, high = np.percentile(values, (1, 99))
+    auto = Window("automatic", float(low + high) / 2, max(float(high - low), 1.0))
+    if modality_tag != "CT":
+        return Picture(values, "values", (auto, whole))
+    named = (Window(n.replace("_", " "), *w) for n, w in WINDOWS.items())
+    return Picture(values, "HU", (auto, *named, whole))
+
+
+def image_paths(built: Path, wanted: Sequence[str]) -> dict[str, Path]:
+    """Case → image of some indexed cases, from the manifest that was built from."""
+    open_ = set(wanted)
+    found: dict[str, Path] = {}
+    try:
+        with built.open(encoding="utf-8") as lines:
+            for line in lines:
+                row: Mapping[str, str] = json.loads(line)
+                if row.get("id") in open_:
+                    found[row["id"]] = Path(row["image"])
+                    open_.discard(row["id"])
+                if not open_:
+                    break
+    except (OSError, ValueError, KeyError):
+        return found
+    return found
+
+
+def neighbour_picture(path: Path | None) -> bytes | None:
+    """A thumbnail of an indexed case; None where its image is not on this machine."""
+    if path is None:
+        return None
+    try:
+        return thumbnail(Instance(path).pixels())
+    except ImageError:
+        return None

@@ -1,0 +1,257 @@
+"""Worklist: every case of the ledger, those that wait for a person first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import streamlit as st
+
+from curbside.readings import Status
+from curbside.router.worklist import SORTS, Counts, Page, View, count
+from curbside.router.worklist import page as page_of_ledger
+from curbside.ui.components import mark, row, state, tag, text
+from curbside.ui.links import link_to
+from curbside.ui.serving import ledger
+from curbside.ui.session import frame, param, reader
+from curbside.ui.theme import MARKS
+from curbside.ui.worklist_rows import (
+    SORT_WORDS,
+    Row,
+    address_of,
+    flag_words,
+    row_of,
+    view_of,
+)
+
+__all__ = ["PAGE_SIZE", "page"]
+
+PAGE_SIZE = 25
+_STACK = "cb_cursors"
+_COLUMNS = (
+    "7.4rem 6.6rem 4.2rem minmax(8rem,1.3fr) 3.4rem 3.2rem minmax(7rem,1fr) minmax(6rem,1fr) 6rem"
+)
+_HEAD = ("status", "modality", "tier", "reading", "sure", "p", "asked", "flags", "waiting")
+
+
+def page() -> None:
+    """See the module."""
+    frame("Worklist")
+    view = view_of(_chosen)
+    counts = count(ledger(), view)
+    everything = counts if view == View() else count(ledger(), View())
+    if not everything.total:
+        st.html(
+            state(
+                "The ledger is empty",
+                "Upload a study, or route a whole folder:",
+                "curbside batch FOLDER --out results",
+            )
+        )
+        link_to("upload", "Upload studies", icon=":material/upload_file:")
+        return
+    _filters(view, counts)
+    _list(view, counts)
+
+
+def _chosen(name: str) -> Sequence[str]:
+    """What a filter says: the widget where it has been drawn, else the address."""
+    if name not in st.session_state:
+        return st.query_params.get_all(name)
+    value = st.session_state[name]
+    if isinstance(value, bool):
+        return [str(value).lower()]
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _filters(view: View, counts: Counts) -> None:
+    """The filter widgets, bound to the address."""
+    by = counts.by
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.pills(
+            "Status",
+            [str(s) for s in Status],
+            selection_mode="multi",
+            key="status",
+            bind="query-params",
+            format_func=lambda s: (
+                f"{MARKS[Status(s)].glyph} {MARKS[Status(s)].word} {by['status'].get(s, 0):,}"
+            ),
+            label_visibility="collapsed",
+            on_change=_first_page,
+        )
+        st.toggle(
+            "Waiting only",
+            value=True,
+            key="waiting",
+            bind="query-params",
+            on_change=_first_page,
+            help="Cases that a person must still look at. Switch off to see answered ones too.",
+        )
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.text_input(
+            "Search",
+            key="q",
+            bind="query-params",
+            placeholder="Search ids, answers, tasks",
+            label_visibility="collapsed",
+            icon=":material/search:",
+            on_change=_first_page,
+            width=200,
+        )
+        for facet, label in (
+            ("modality", "Modality"),
+            ("tier", "Tier"),
+            ("route", "Asked"),
+            ("flags", "Flags"),
+        ):
+            _facet(facet, label, by[facet], getattr(view, facet))
+        st.selectbox(
+            "Order",
+            list(SORTS),
+            key="sort",
+            bind="query-params",
+            format_func=SORT_WORDS.__getitem__,
+            label_visibility="collapsed",
+            on_change=_first_page,
+            width=165,
+        )
+        st.toggle("Reverse", key="down", bind="query-params", on_change=_first_page)
+
+
+def _facet(name: str, label: str, counts: dict[str, int], chosen: Sequence[str]) -> None:
+    values = list(dict.fromkeys([*(v for v in counts if v), *chosen]))
+    words = flag_words if name == "flags" else (lambda v: v.replace("+", ", "))
+    st.multiselect(
+        label,
+        values,
+        key=name,
+        bind="query-params",
+        format_func=lambda v: f"{words(v)} {counts.get(v, 0):,}",
+        placeholder=label,
+        label_visibility="collapsed",
+        on_change=_first_page,
+        width=150,
+    )
+
+
+def _first_page() -> None:
+    st.session_state.pop(_STACK, None)
+    st.query_params.pop("after", None)
+
+
+def _list(view: View, counts: Counts) -> None:
+    found = page_of_ledger(ledger(), view, after=param("after") or None, limit=PAGE_SIZE)
+    if not found.entries:
+        st.html(
+            state(
+                "Nothing waits" if view == View(waiting=True) else "No case matches",
+                "Every case has an answer. Switch “Waiting only” off to see them."
+                if view == View(waiting=True)
+                else "Loosen a filter, or switch “Waiting only” off.",
+            )
+        )
+        return
+    now = time.time()
+    rows = [row_of(e, now, view.wait_cap) for e in found.entries]
+    _bar(view, counts, found, rows)
+    _rows(rows, view)
+
+
+def _bar(view: View, counts: Counts, found: Page, rows: Sequence[Row]) -> None:
+    stack: list[str] = st.session_state.setdefault(_STACK, [])
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        late = sum(r.late for r in rows)
+        shown = counts.waiting if view.waiting else counts.total
+        st.html(
+            f'<span class="cb-small cb-quiet"><b class="cb-num" style="color:var(--cb-ink)">'
+            f"{shown:,}</b> {'waiting' if view.waiting else 'cases'}"
+            + (
+                f" · {late} here beyond the wait cap, lifted"
+                if late and view.sort == "priority"
+                else ""
+            )
+            + "</span>"
+        )
+        link_to(
+            "case",
+            "Start triage",
+            {**address_of(view), "case": [rows[0].study]},
+            icon=":material/play_arrow:",
+            key="triage",
+            shortcut="T",
+            help="Opens the first case; each action goes on to the next."
+            if reader()
+            else "Opens the first case. Say who reads before you act.",
+        )
+        if st.button(
+            "",
+            icon=":material/chevron_left:",
+            key="back",
+            shortcut="Left",
+            disabled=not param("after"),
+            help="Page before",
+        ):
+            stack[:] = stack[:-1]
+            st.query_params.pop("after", None)
+            if stack:
+                st.query_params["after"] = stack[-1]
+            st.rerun()
+        st.html(f'<span class="cb-small cb-quiet">page {_number(stack)}</span>', width="content")
+        if st.button(
+            "",
+            icon=":material/chevron_right:",
+            key="on",
+            shortcut="Right",
+            disabled=found.after is None,
+            help="Page after",
+        ):
+            stack.append(str(found.after))
+            st.query_params["after"] = str(found.after)
+            st.rerun()
+
+
+def _number(stack: Sequence[str]) -> str:
+    if not param("after"):
+        return "1"
+    # an address from elsewhere says where it is, not how many pages came before
+    return str(len(stack) + 1) if stack and stack[-1] == param("after") else "…"
+
+
+def _rows(rows: Sequence[Row], view: View) -> None:
+    kept = address_of(view)
+    with st.container(gap=None, key="cb-list"):
+        with st.container(horizontal=True, vertical_alignment="center", key="cb-line-head"):
+            st.html('<div class="cb-row cb-head"><span>study</span></div>', width=225)
+            st.html(row(_HEAD, _COLUMNS, head=True))
+        for r in rows:
+            with st.container(
+                horizontal=True, vertical_alignment="center", key=f"cb-line-{r.study}"
+            ):
+                with st.container(width=225):
+                    link_to("case", f"`{r.study}`", {**kept, "case": [r.study]})
+                st.html(row(_cells(r), _COLUMNS))
+
+
+def _cells(r: Row) -> list[str]:
+    def number(v: float | None, digits: int) -> str:
+        return "–" if v is None else f'<span class="cb-num">{v:.{digits}f}</span>'
+
+    if r.provisional:
+        said = f"<i>{text(r.said)}</i> {tag('provisional', provisional=True)}"
+    else:
+        said = text(r.said) if r.said else '<span class="cb-quiet">no answer</span>'
+    if r.by_person:
+        said += " " + tag("by a person")
+    late = ' style="font-weight:650;color:var(--cb-review)"' if r.late else ""
+    return [
+        mark(r.status),
+        text(r.modality) or '<span class="cb-quiet">unknown</span>',
+        text(r.tier) or "–",
+        said,
+        number(r.confidence, 2),
+        number(r.p_value, 3),
+        text(r.route) or '<span class="cb-quiet">nobody</span>',
+        " ".join(tag(flag_words(f)) for f in r.flags) or "",
+        f'<span class="cb-num"{late}>{"↑ " if r.late else ""}{r.wait}</span>',
+    ]
