@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test benchmark lint docs lock clean-env help
+.PHONY: demo test benchmark lint browser docs lock clean-env help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,7 @@ help:
 	@echo "make test       lint, types, tests, coverage by folder"
 	@echo "make benchmark  the whole protocol: 5 draws and seeds (over an hour)"
 	@echo "make lint       ruff, mypy, the import floors"
+	@echo "make browser    Chromium for the tests of the console (Debian's package, where it is missing)"
 	@echo "make docs       write the generated reference again"
 	@echo "make lock       write requirements*.txt from what is installed"
 	@echo "make clean-env  remove the environment"
@@ -47,7 +48,22 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@said=$$($(BIN)/lint-imports --no-cache) && echo "import floors kept" || { echo "$$said"; exit 1; }
 
-test: lint
+# The console's tests drive a real browser: $CURBSIDE_BROWSER, or the first of these on the PATH.
+browser:
+	@set -eu; \
+	for name in "$${CURBSIDE_BROWSER:-chromium}" chromium chromium-browser google-chrome; do \
+	  if command -v "$$name" >/dev/null; then exit 0; fi; \
+	done; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "installing Chromium for the console's tests (Debian's package, once)"; \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null; \
+	  exit 0; \
+	fi; \
+	echo "error: the console's tests drive Chromium, which is not on the PATH" >&2; \
+	echo "  next: sudo apt-get install chromium (or set CURBSIDE_BROWSER to a Chromium or Chrome), then run make again" >&2; \
+	exit 2
+
+test: lint browser
 	@rm -f .coverage
 	@$(BIN)/python -m pytest -q -m "not gpu and not weights" --cov --cov-report= --durations=10
 	@$(BIN)/python tests/coverage_floor.py

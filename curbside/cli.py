@@ -25,6 +25,7 @@ COMMANDS = (
     "index",
     "benchmark",
     "config",
+    "console",
     "fleet",
     "bench",
 )

@@ -79,13 +79,10 @@ def demo(
 
 
 def _next_steps(cases: Cases) -> None:
-    from importlib.util import find_spec
-
     example = next((c.image for c in cases if c.role == "test"), Path("IMAGE"))
     typer.echo(f"next       curbside route {example}")
     typer.echo("           curbside route YOUR_IMAGE --question '…' --options 'yes|no'")
-    if find_spec("curbside.commands.ui"):
-        typer.echo("           curbside ui")
+    typer.echo("           curbside console")
 
 
 @contextmanager

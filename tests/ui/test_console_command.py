@@ -1,0 +1,39 @@
+"""``curbside console``: what it starts, and what it says when there is nothing to start on."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from typer.testing import CliRunner
+
+from curbside import RESEARCH_USE
+from curbside.cli import app
+from curbside.commands.console import command_line
+from curbside.config import Config, save_config
+from curbside.errors import ConfigError
+
+
+def test_the_server_is_this_process_private_and_local(curbside_home, monkeypatch):
+    save_config(Config(), curbside_home / "curbside.yaml")
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *a: started.append(a))
+    done = CliRunner().invoke(app, ["console", "--port", "8600", "--reader", "Dr. A"])
+    assert done.exit_code == 0, done.output
+    assert RESEARCH_USE in done.output and "http://127.0.0.1:8600" in done.output
+    ((path, command, environment),) = started
+    assert path == command[0] and environment["CURBSIDE_READER"] == "Dr. A"
+    text = " ".join(command)
+    assert "--browser.gatherUsageStats false" in text and "--server.address 127.0.0.1" in text
+
+
+def test_without_a_configuration_nothing_is_started(curbside_home, monkeypatch):
+    monkeypatch.setattr(os, "execve", lambda *a: pytest.fail("started"))
+    with pytest.raises(ConfigError, match="does not exist"):
+        CliRunner().invoke(app, ["console"], catch_exceptions=False)
+
+
+def test_a_browser_is_opened_only_when_asked():
+    assert "true" in command_line(1, "::1", headless=True)
+    command = command_line(1, "::1", headless=False)
+    assert command[command.index("--server.headless") + 1] == "false"

@@ -1,0 +1,232 @@
+"""The policy lab over planted runs: replay, moves, what is missed, comparison, its page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests_ui_words import words
+
+from curbside.config import CascadePolicy, CompetencePolicy, Config, TierPolicy, save_config
+from curbside.evals.assessment_file import ASSESSMENTS_FILE, Known, save_assessments
+from curbside.evals.evaluation import evaluate
+from curbside.evals.outcome_file import OUTCOMES_FILE, save_outcomes
+from curbside.evals.summary import summarise, write_summary
+from curbside.response_file import save_responses
+from curbside.ui import lab_numbers
+from curbside.ui.runs import (
+    EFFECTS,
+    Setting,
+    find_runs,
+    load_run,
+    missed,
+    moves,
+    replay,
+    tally,
+)
+
+
+def planted(name: str):
+    """The module of planted evaluations, under a name of its own."""
+    import importlib.util
+
+    path = Path(__file__).parents[1] / "evals" / "conftest.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+WORLDS = planted("planted_evaluations")
+
+
+def write_run(folder: Path, seed: int = 0) -> None:
+    world = WORLDS.plant(lambda a, m: 0.9 if a == f"specialist-{m}" else 0.6, per=40, seed=seed)
+    config = Config(policy=TierPolicy(minimum_support=1))
+    result = evaluate(world.everything, world.assessments, world.trained, config, replicates=100)
+    summary = summarise(
+        result,
+        manifest="m.csv",
+        digest="d",
+        build_cost={},
+        specialists=WORLDS.SPECIALISTS,
+        versions={"code": "1"},
+        notes=["one draw"],
+        phantoms=True,
+        attributes=False,
+        generated_at="2026-11-24T10:00:00+00:00",
+        machine="a machine",
+    )
+    t = world.trained[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    save_responses(t.test.matrix, folder / "responses.parquet")
+    known = Known(t.test.assessments, t.specialists, t.serving)
+    save_assessments(known, folder / ASSESSMENTS_FILE)
+    save_outcomes(result.outcomes, folder / OUTCOMES_FILE)
+    write_summary(summary, folder / "summary.json")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("runs")
+    write_run(made / "one")
+    write_run(made / "kept" / "two", seed=1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    found = load_run(folder / "one")
+    assert found.why_not == ""
+    return found
+
+
+BASE = Setting(alpha=0.05, minimum_support=1)
+
+
+def test_runs_are_found_two_levels_deep(folder):
+    assert set(find_runs(folder)) == {"one", "kept/two"}
+
+
+def test_a_setting_is_a_policy_and_back():
+    for config in (
+        TierPolicy(alpha=0.1, floor=0.2, minimum_support=7),
+        CompetencePolicy(alpha=0.1, cost_weight=0.3),
+        CascadePolicy(escalate_below=0.4),
+    ):
+        assert Setting.of(config).config() == config
+
+
+def test_the_same_setting_moves_nothing(run):
+    served = replay(run, BASE)
+    assert moves(run, served, replay(run, BASE)) == []
+
+
+def test_alpha_holds_and_lets_through(run):
+    off, strict = replay(run, Setting(alpha=0.0, minimum_support=1)), replay(run, BASE)
+    assert tally(run, off).novel_answered > tally(run, strict).novel_answered
+    moved = moves(run, strict, off)
+    assert {m.effect for m in moved} <= set(EFFECTS)
+    assert sum(m.effect == "novel let through" for m in moved) == (
+        tally(run, off).novel_answered - tally(run, strict).novel_answered
+    )
+    # harm comes first
+    order = [list(EFFECTS).index(m.effect) for m in moved]
+    assert order == sorted(order)
+
+
+def test_moves_account_for_every_changed_number(run):
+    a, b = replay(run, BASE), replay(run, Setting(kind="cascade", alpha=0.05, minimum_support=1,
+                                                  floor=0.6, escalate_below=0.8))  # fmt: skip
+    moved = moves(run, a, b)
+    known = run.frame.scored
+    gained = sum(m.effect == "newly right" for m in moved)
+    lost = int((a.right & ~b.right & known).sum())
+    assert gained == int((b.right & ~a.right & known).sum())
+    harmed = sum(m.effect in ("no longer right", "newly missed") for m in moved)
+    assert harmed >= lost
+    ids = [m.case for m in moved]
+    assert len(ids) == len(set(ids))
+
+
+def test_what_is_missed_is_what_is_wrong(run):
+    r = replay(run, BASE)
+    t = tally(run, r)
+    found = missed(run, r)
+    assert len(found) == t.wrong + t.novel_answered
+    assert {m.effect for m in found} <= {"answered wrongly", "novel, answered"}
+
+
+def test_a_floor_of_one_answers_nothing_it_is_not_sure_of(run):
+    t = tally(run, replay(run, Setting(alpha=0.05, floor=1.0, minimum_support=1)))
+    assert t.answered < 0.05
+    assert t.net_benefit == pytest.approx(-0.25, abs=0.05)
+
+
+def test_cost_weight_moves_cases_only_under_competence(run):
+    free = replay(run, Setting(kind="competence"))
+    dear = replay(run, Setting(kind="competence", cost_weight=0.5))
+    assert free.calls.shape == dear.calls.shape
+    assert tally(run, dear).calls <= tally(run, free).calls + 1e-6
+
+
+def test_numbers_of_the_curves(run):
+    s = run.summary
+    lines = lab_numbers.deferral_lines(s, "novelty")
+    assert {"S", "Gfull", "H-tier"} <= set(lines)
+    assert all(len(v) == len(s.curve_budgets) for v in lines.values())
+    points = {p[0]: p for p in lab_numbers.cost_points(s)}
+    assert points["E"][2] == pytest.approx(2.0)
+    curves = lab_numbers.reliability_curves(run)
+    assert curves and all(np.all(np.diff(x) >= 0) for x, _, _ in curves.values())
+    causes = lab_numbers.regret_causes(run, replay(run, BASE))
+    wrong = int((run.frame.scored & ~replay(run, BASE).right).sum())
+    assert sum(n for c, n, _ in causes if c != "novel, answered") == wrong
+
+
+def test_a_run_without_its_readings_says_the_next_command(folder, tmp_path):
+    for name in ("summary.json", "responses.parquet"):
+        (tmp_path / name).write_bytes((folder / "one" / name).read_bytes())
+    found = load_run(tmp_path)
+    assert "eval run" in found.why_not and str(tmp_path) not in found.why_not
+
+
+def test_files_of_two_evaluations_are_not_mixed(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder / "one", tmp_path / "mixed")
+    run = load_run(folder / "one")
+    part = run.recording.matrix.take(np.arange(5))
+    save_responses(part, tmp_path / "mixed" / "responses.parquet")
+    assert "different evaluations" in load_run(tmp_path / "mixed").why_not
+
+
+# -- the page --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lab_home(curbside_home, folder):
+    import shutil
+
+    shutil.copytree(folder, curbside_home, dirs_exist_ok=True)
+    save_config(Config(policy=TierPolicy(minimum_support=1)), curbside_home / "curbside.yaml")
+    return curbside_home
+
+
+def test_sliders_replay_at_once_and_list_what_moves(opened, lab_home):
+    app = opened("lab", run="one")
+    assert "No case moves" in words(app)
+    app.slider(key="lab_alpha").set_value(0.0).run()
+    said = words(app)
+    assert "novel let through" in said and "as served" in said
+    assert any("novel let through" in str(d.value) for d in app.dataframe)
+    app.button_group(key="lab_kind").set_value("competence").run()
+    assert app.slider(key="lab_cost")
+    app.button_group(key="lab_kind").set_value("cascade").run()
+    assert app.slider(key="lab_second")
+
+
+def test_the_run_as_it_stands(opened, lab_home):
+    said = words(opened("lab", run="one"))
+    for part in ("Verdict of this run", "Phantoms", "H-competence", "P2"):
+        assert part in said
+
+
+def test_two_runs_are_compared_case_by_case(opened, lab_home):
+    app = opened("lab", run="one")
+    app.selectbox(key="with").set_value("kept/two").run()
+    said = words(app)
+    assert "shared cases" in said and "overall" in said
+
+
+def test_a_damaged_run_is_said_to_be(opened, lab_home):
+    (lab_home / "one" / "responses.parquet").write_bytes(b"cut")
+    assert "cannot be replayed" in words(opened("lab", run="one"))
+    summary = json.loads((lab_home / "one" / "summary.json").read_text())
+    (lab_home / "one" / "summary.json").write_text(json.dumps(summary | {"surprise": 1}))
+    assert "cannot be read" in words(opened("lab", run="one"))

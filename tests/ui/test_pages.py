@@ -1,0 +1,302 @@
+"""Every page as a person opens it: AppTest over a small home, no model, no browser."""
+
+from __future__ import annotations
+
+import pytest
+from tests_ui_words import words
+
+from curbside import RESEARCH_USE
+from curbside.readings import Status
+from curbside.router.ledger import case_key
+from curbside.router.review import Kind
+from curbside.study import Question
+
+
+def rows(app) -> list[str]:
+    """Study ids of the worklist, in order."""
+    return [p.proto.label.strip("`") for p in app.get("page_link") if "study-" in p.proto.label]
+
+
+@pytest.mark.parametrize("page", ["worklist", "case", "upload", "lab", "fleet"])
+def test_every_page_opens_with_the_notice(opened, home, jobs, page):
+    assert RESEARCH_USE in words(opened(page))
+
+
+@pytest.mark.parametrize("page", ["upload", "fleet", "lab", "worklist"])
+def test_without_anything_built_a_page_says_the_next_command(opened, curbside_home, jobs, page):
+    from curbside.config import Config, save_config
+
+    save_config(Config(), curbside_home / "curbside.yaml")
+    said = words(opened(page))
+    assert "curbside" in said and "Traceback" not in said
+    assert any(c in said for c in ("curbside build", "curbside eval run", "curbside batch"))
+
+
+def test_without_a_configuration_it_is_the_users_to_mend(opened, curbside_home, jobs):
+    assert "curbside config init" in words(opened("worklist"))
+
+
+# -- worklist --------------------------------------------------------------------------------
+
+
+def test_the_worklist_shows_what_waits_and_says_so(opened, home):
+    app = opened("worklist")
+    assert set(rows(app)) == {"study-strange", "study-stranger", "study-cut"}
+    said = words(app)
+    assert "Not analysed" in said and "provisional" in said
+    assert "beyond the wait cap" in said
+    app.toggle(key="waiting").set_value(False).run()
+    assert len(rows(app)) == 6
+
+
+def test_filters_come_from_the_address_and_go_there(opened, home):
+    app = opened("worklist", waiting="false", status=["answered"])
+    assert set(rows(app)) == {"study-xray", "study-ct", "study-skin"}
+    app.text_input(key="q").set_value("xray").run()
+    assert rows(app) == ["study-xray"]
+    app.text_input(key="q").set_value("nothing like it").run()
+    assert "No case matches" in words(app)
+
+
+def test_a_link_carries_the_study_and_the_view(opened, home):
+    app = opened("worklist", waiting="false", modality=["ct"])
+    (link,) = [p for p in app.get("page_link") if "study-ct" in p.proto.label]
+    assert "case=study-ct" in link.proto.query_string
+    assert "modality=ct" in link.proto.query_string
+
+
+def test_pages_go_forward_and_back(opened, home, monkeypatch):
+    monkeypatch.setattr("curbside.ui.views.worklist.PAGE_SIZE", 4)
+    app = opened("worklist", waiting="false")
+    first = rows(app)
+    app.button(key="on").click().run()
+    second = rows(app)
+    assert len(first) == 4 and len(second) == 2 and not set(first) & set(second)
+    assert "page 2" in words(app)
+    app.button(key="back").click().run()
+    assert rows(app) == first
+    app.button(key="on").click().run()
+    app.text_input(key="q").set_value("study").run()
+    assert "page 1" in words(app)
+
+
+# -- case ------------------------------------------------------------------------------------
+
+
+def test_a_case_tells_its_story(opened, home, jobs):
+    said = words(opened("case", case="study-xray"))
+    for part in ("study-xray", "Answered", "specialist-xray", "Familiar", "cosine", "revision 0"):
+        assert part in said
+    assert "Say who is reading" in " ".join(
+        c.value for c in opened("case", case="study-xray").caption
+    )
+
+
+def test_not_analysed_offers_no_result(opened, home, jobs):
+    said = words(opened("case", case="study-cut"))
+    assert "No result" in said and "nothing about the patient" in said
+    assert "no negative" in said
+
+
+def test_an_unknown_case_and_none(opened, home, jobs):
+    assert "No such case" in words(opened("case", case="study-nobody"))
+    app = opened("case")
+    assert "No case chosen" in words(app)
+
+
+def test_agreeing_is_recorded_and_goes_on(opened, home, jobs, ledger):
+    app = opened("case", case="study-strange", reader="Dr. A")
+    app.button(key="agree-study-strange").click().run()
+    (event,) = ledger.events("study-strange")
+    assert (event.kind, event.who, event.revision) == (Kind.AGREE, "Dr. A", 1)
+    after = ledger.record("study-strange")
+    assert after.outcome.status is Status.ANSWERED and after.outcome.reader == "Dr. A"
+    assert app.query_params["case"] != ["study-strange"]
+    assert "✓ study-strange. Agreed" in words(app)
+
+
+def test_nobody_acts_without_a_name(opened, home, jobs):
+    app = opened("case", case="study-strange")
+    assert app.button(key="agree-study-strange").disabled
+
+
+def test_an_override_wants_a_coded_reason(opened, home, jobs, ledger):
+    app = opened("case", case="study-xray", reader="Dr. A")
+    told = ledger.record("study-xray").outcome.answer
+    other = next(b for b in app.button if b.key.startswith("answer-study-xray"))
+    assert other.label != told
+    other.click().run()
+    assert not ledger.events("study-xray")
+    app.text_input(key="note-study-xray").set_value("fourth rib").run()
+    app.button(key="why-study-xray-wrong_finding").click().run()
+    (event,) = ledger.events("study-xray")
+    assert (event.kind, event.code, event.text) == (Kind.OVERRIDE, "wrong_finding", "fourth rib")
+    assert ledger.record("study-xray").outcome.answer == other.label
+
+
+def test_an_override_can_be_taken_back(opened, home, jobs, ledger):
+    app = opened("case", case="study-xray", reader="Dr. A")
+    next(b for b in app.button if b.key.startswith("answer-study-xray")).click().run()
+    app.button(key="why-cancel").click().run()
+    assert any(b.key == "agree-study-xray" for b in app.button)
+    assert not ledger.events("study-xray")
+
+
+def test_a_row_that_comes_in_above_does_not_change_the_case_acted_on(opened, home, jobs, ledger):
+    """Selection is by study id: what was drawn is what changes, wherever it stands by then."""
+    app = opened("worklist")
+    chosen = rows(app)[0]
+    (link,) = [p for p in app.get("page_link") if p.proto.label == f"`{chosen}`"]
+    record = ledger.record("study-strange").model_copy(
+        update={"case": "study-0-above", "received_at": "2001-01-01T00:00:00+00:00"}
+    )
+    question = Question(options=record.options)
+    ledger.write([(case_key("study-0-above", "x", question, record.versions), record)])
+    assert rows(opened("worklist"))[0] == "study-0-above"
+    assert link.proto.query_string.endswith(f"case={chosen}")
+
+    app = opened("case", case="study-strange", reader="Dr. A")
+    ledger.write(
+        [
+            (
+                case_key("study-00", "y", question, record.versions),
+                record.model_copy(update={"case": "study-00"}),
+            )
+        ]
+    )
+    app.button(key="agree-study-strange").click().run()
+    assert [len(ledger.events(c)) for c in ("study-strange", "study-0-above", "study-00")] == [
+        1,
+        0,
+        0,
+    ]
+
+
+def test_somebody_quicker_is_named_and_nothing_is_overwritten(opened, home, jobs, ledger):
+    app = opened("case", case="study-strange", reader="Dr. A")
+    ledger.review("study-strange", "Dr. B", kind=Kind.AGREE)
+    app.button(key="agree-study-strange").click().run()
+    said = words(app)
+    assert "Nothing was recorded" in said and "Dr. B" in said
+    assert [e.who for e in ledger.events("study-strange")] == ["Dr. B"]
+
+
+def test_blind_first_hides_the_agents_until_the_person_has_spoken(opened, home, jobs, ledger):
+    app = opened("case", case="study-strange", reader="Dr. A")
+    told = ledger.record("study-strange").outcome.provisional
+    app.toggle(key="cb_blind").set_value(True).run()
+    said = words(app)
+    assert "What do you see?" in said and "nobody's answer" not in said
+    assert not any(b.key == "agree-study-strange" for b in app.button)
+    (mine,) = [b for b in app.button if b.key == "answer-study-strange-2"]
+    mine.click().run()
+    (event,) = ledger.events("study-strange")
+    assert (event.kind, event.answer, event.revision) == (Kind.BLIND, mine.label, 0)
+    said = words(app)
+    assert "What do you see?" not in said and f"Agree: {told}" in said
+    assert ledger.record("study-strange").outcome.status is Status.NEEDS_REVIEW
+
+
+def test_asking_and_rerouting_are_jobs_and_no_rerun_infers(opened, home, jobs, ledger):
+    app = opened("case", case="study-strange", reader="Dr. A")
+    (asks,) = [b for b in app.button if b.label == "Ask"]
+    asks.click().run()
+    (route,) = [b for b in app.button if b.label == "Re-route"]
+    route.click().run()
+    assert [k for k, _ in jobs.handed] == ["ask", "reroute"]
+    assert jobs.handed[1][1]["revision"] == 0 and jobs.handed[1][1]["who"] == "Dr. A"
+    assert not ledger.events("study-strange")
+    reading = {"type": "reading", "options": ["a", "b"], "probabilities": [0.2, 0.8], "text": ""}
+    jobs.end("job-1", state="done", result={"agent": "g", "asked": "?", "response": reading})
+    jobs.end("job-2", state="failed", error="the images are not here", hint="route it again")
+    app.run()
+    said = words(app)
+    assert ">b</span>" in said and "the images are not here" in said
+    jobs.end(
+        "job-1",
+        result={"agent": "g", "response": {"type": "abstention", "reason": "not its modality"}},
+    )
+    assert "gave no reading: not its modality" in words(app.run())
+
+
+def test_images_that_are_not_here_are_said_to_be(opened, home, jobs):
+    (home / "sources.sqlite").unlink()
+    assert "No image on this machine" in words(opened("case", case="study-xray"))
+
+
+def test_an_index_calibrated_anew_lends_no_histogram(opened, home, jobs, ledger):
+    from curbside.ui.views import case_tabs
+
+    assert "calibrated anew" not in words(opened("case", case="study-xray"))
+    case_tabs._scores.clear()
+    (home / "index" / "manifest.json").unlink()
+    assert "calibrated anew" in words(opened("case", case="study-xray"))
+
+
+# -- upload ----------------------------------------------------------------------------------
+
+
+def test_an_upload_is_shown_through_to_its_cases(opened, home, jobs):
+    job = jobs.submit("route", "3 files")
+    app = opened("upload")
+    assert any("waiting for the worker" in c.value for c in app.caption)
+    jobs.end(job, state="running")
+    app.run()
+    jobs.end(job, total=2)
+    app.run()
+    jobs.end(job, done=1)
+    app.run()
+    studies = [
+        {
+            "study": "study-xray",
+            "status": "answered",
+            "modality": "xray",
+            "said": "intact",
+            "images": "2",
+            "why": "Familiar",
+            "incomplete": "truncated",
+        }
+    ]
+    refused = [{"id": "0123", "reason": "too_large", "message": "it is", "kind": ""}]
+    jobs.end(job, state="done", result={"studies": studies, "refused": refused})
+    said = words(app.run())
+    for part in ("1 studies routed", "1 objects refused", "too large", "incomplete: truncated"):
+        assert part in said
+    jobs.end(job, result={"studies": [], "refused": refused})
+    assert "No study in it" in words(app.run())
+    jobs.end(job, state="failed", error="the disk is full", hint="free some space")
+    assert "the disk is full" in words(app.run())
+
+
+def test_what_is_uploaded_is_handed_to_the_worker(opened, home, jobs):
+    app = opened("upload")
+    app.file_uploader[0].upload("Doe^John.png", b"not an image", "image/png").run()
+    (button,) = [b for b in app.button if b.label.startswith("Route")]
+    button.click().run()
+    ((kind, payload),) = jobs.handed
+    assert kind == "route"
+    (kept,) = (home / "uploads" / payload["folder"]).iterdir()
+    assert kept.name == "00000.png" and kept.read_bytes() == b"not an image"
+
+
+# -- fleet and index -------------------------------------------------------------------------
+
+
+def test_damaged_agents_are_named(opened, home, jobs):
+    said = words(opened("fleet"))
+    assert "3 of 3 agents cannot be used" in said
+    assert "pooled calibration" in said or "calibrated on" in said
+
+
+def test_the_map_is_drawn_by_the_worker(opened, home, jobs, world):
+    app = opened("fleet")
+    assert [k for k, _ in jobs.handed] == ["map"]
+    assert "Drawing the map" in words(app)
+    jobs.end("job-1", state="failed", error="no room")
+    assert "no room" in words(app.run())
+    from curbside.ui.jobs import handlers
+
+    handlers(home)["map"]({}, lambda done, total: None)
+    app.run()
+    assert app.get("plotly_chart")
+    assert any("newest cases" in c.value for c in app.caption)
