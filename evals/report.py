@@ -26,6 +26,9 @@ COLOURS = {
     "oracle": "#5f9e6e",
     "served": "#c4572e",
 }
+#: Lines and bars of single arms, told apart without colour vision (Okabe & Ito 2008).
+_ARMS = {"S": "#0072b2", "G16": "#56b4e9", "Gfull": "#e69f00", "E": "#7f6aa8"}
+_HYBRID = "#c4572e"
 #: tier → (bin edges, share of its cases in each bin)
 Histogram = dict[str, tuple[list[float], list[float]]]
 
@@ -211,7 +214,11 @@ def _deferral(s: Summary) -> Any:
                 y=s.deferral_curves[name][gates.better],
                 name=f"{name} ({gates.better} gate)",
                 mode="lines",
-                line={"dash": dash.get(kind, "solid"), "width": 3 if kind == "hybrid" else 2},
+                line={
+                    "dash": dash.get(kind, "solid"),
+                    "width": 3 if kind == "hybrid" else 2,
+                    "color": _ARMS.get(name, _HYBRID),
+                },
             )
         )
     if not traces:
@@ -233,6 +240,7 @@ def _modalities(s: Summary) -> Any:
                     x=list(by),
                     y=[100 * (e.value or 0) for e in by.values()],
                     name=name,
+                    marker_color=_ARMS.get(name, _HYBRID),
                     error_y={
                         "type": "data",
                         "symmetric": False,

@@ -96,7 +96,8 @@ def control_cells(c: Control) -> tuple[str, ...]:
         return "–" if v is None else f"{100 * v:.1f} %"
 
     span = "–" if c.ci_low is None else f"{share(c.ci_low)} to {share(c.ci_high)}"
-    return c.name, str(c.n), share(c.value), span, share(c.held_against), c.finding
+    said = {"found": "look here", "not found": "fine"}.get(c.finding, c.finding)
+    return c.name, str(c.n), share(c.value), span, share(c.held_against), said
 
 
 def _control_lines(summary: Summary) -> list[str]:

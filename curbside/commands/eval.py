@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from curbside.commands.eval_gate import eval_gate, eval_probes, eval_report
+from curbside.commands.eval_gate import eval_gate, eval_probes, eval_published, eval_report
 
 __all__ = ["register"]
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     evals.command("gate")(eval_gate)
     evals.command("probes")(eval_probes)
     evals.command("report")(eval_report)
+    evals.command("published")(eval_published)
     evals.command("bench")(eval_bench)
     app.add_typer(evals, name="eval")
 

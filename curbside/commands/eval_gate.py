@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from curbside.config import AnyPolicy
 
-__all__ = ["eval_gate", "eval_probes", "eval_report"]
+__all__ = ["eval_gate", "eval_probes", "eval_published", "eval_report"]
 
 Policy = Annotated[
     Path | None, typer.Option(help="Policy file; default: the policy of curbside.yaml.")
@@ -106,6 +106,24 @@ def eval_report(
             hint=f"curbside eval report {run} --out report.md",
         )
     typer.echo(f"report     {path}")
+
+
+def eval_published(
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of a run to put beside it; default: none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write an HTML page with a plot.")] = None,
+) -> None:
+    """The published study's own numbers: what a rule, one model and an oracle reach there."""
+    from curbside.evals.published import lines, load, write_page
+    from curbside.evals.runs import load_summary
+
+    table, ours = load(), load_summary(run) if run else None
+    for line in lines(table, ours):
+        typer.echo(line)
+    if out is not None:
+        write_page(table, ours, out)
+        typer.echo(f"page       {out}")
 
 
 def _policy(path: Path | None) -> AnyPolicy:
