@@ -20,6 +20,7 @@ COMMANDS = (
     "demo",
     "build",
     "route",
+    "cases",
     "eval",
     "policy",
     "index",

@@ -102,34 +102,37 @@ def cell_means(table: pd.DataFrame) -> dict[tuple[str, str], float]:
 def replay(table: pd.DataFrame, task: str, adaptation: str) -> Replay:
     """Single models, rules and the dataset oracle in one setting."""
     cells = table[(table.task == task) & (table.adaptation == adaptation)]
-    value = cells.pivot(index="dataset", columns="model", values="value").dropna(axis=1)
-    ood = cells.pivot(index="dataset", columns="model", values="ood")[value.columns]
     medical = set(cells[cells.model_type == "medical"].model)
-    mean = value.mean()
+    by: dict[str, dict[str, float]] = {}
+    home_of: dict[str, set[str]] = {}
+    for row in cells.itertuples():
+        by.setdefault(str(row.dataset), {})[str(row.model)] = float(row.value)  # type: ignore[arg-type]
+        if row.ood == 0 and row.model in medical:
+            home_of.setdefault(str(row.dataset), set()).add(str(row.model))
+    models = sorted(set.intersection(*(set(v) for v in by.values())))
+    general = [m for m in models if m not in medical]
+    mean = {m: float(np.mean([v[m] for v in by.values()])) for m in models}
     chosen, rules, hindsight = [], [], []
-    for dataset in value.index:
-        rest = value.drop(dataset).mean()
-        chosen.append(value.loc[dataset, rest.idxmax()])
-        home = [m for m in value if m in medical and ood.loc[dataset, m] == 0]
-        general = [m for m in value if m not in medical]
-        among = home or general
-        rules.append(value.loc[dataset, rest[among].idxmax()])
-        best_general = mean[general].idxmax()
-        hindsight.append(
-            value.loc[dataset, home].max() if home else value.loc[dataset, best_general]
-        )
-    flagged = bool(ood.notna().all().all())
+    for dataset, value in by.items():
+        rest = {m: sum(v[m] for d, v in by.items() if d != dataset) for m in models}
+        chosen.append(value[max(models, key=rest.__getitem__)])
+        home = [m for m in models if m in home_of.get(dataset, ())]
+        rules.append(value[max(home or general, key=rest.__getitem__)])
+        known = max(value[m] for m in home) if home else value[max(general, key=mean.__getitem__)]
+        hindsight.append(known)
+    best = max(models, key=mean.__getitem__)
+    flagged = bool(cells.ood.notna().all())
     return Replay(
         task=task,
         adaptation=adaptation,
-        datasets=len(value),
-        models=value.shape[1],
-        best_single=str(mean.idxmax()),
-        single=float(mean.max()),
+        datasets=len(by),
+        models=len(models),
+        best_single=best,
+        single=mean[best],
         chosen=float(np.mean(chosen)),
         rule=float(np.mean(rules)) if flagged else float("nan"),
         rule_hindsight=float(np.mean(hindsight)) if flagged else float("nan"),
-        oracle=float(value.max(axis=1).mean()),
+        oracle=float(np.mean([max(v[m] for m in models) for v in by.values()])),
     )
 
 
