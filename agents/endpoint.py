@@ -18,6 +18,10 @@ from collections.abc import Coroutine, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar
 
+import httpx2
+import openai
+import stamina
+
 from curbside.agents.breaker import AdaptiveLimit, Breaker
 from curbside.agents.fleet_spec import EndpointSpec
 from curbside.errors import ConfigError
@@ -142,8 +146,6 @@ class Endpoint:
     async def _with_retries(
         self, path: str, body: dict[str, Any], deadline: float
     ) -> dict[str, Any]:
-        import stamina
-
         patience = self.spec.patience
         if patience.attempts == 1:
             return await self._attempt(path, body)
@@ -187,9 +189,6 @@ class Endpoint:
             raise CallFailed("timeout", message, overloaded=True) from None
 
     async def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        import httpx2
-        import openai
-
         client = self._opened()
         try:
             response = await client.post(path, cast_to=httpx2.Response, body=body)
@@ -239,8 +238,6 @@ class Endpoint:
         Raises:
             CallFailed: it cannot be reached, or answers something else.
         """
-        import httpx2
-
         headers = {"Authorization": f"Bearer {self._key}"}
         try:
             async with asyncio.timeout(self.spec.patience.attempt_seconds):
@@ -268,9 +265,6 @@ class Endpoint:
 
     def _opened(self) -> Any:
         if self._client is None:
-            import httpx2
-            import openai
-
             crowd = self.spec.patience.concurrency
             http = httpx2.AsyncClient(
                 # images go to the address that is written down: no proxy, no redirect
