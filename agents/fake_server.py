@@ -98,8 +98,6 @@ class FakeServer:
     ) -> None:
         self.behave, self.models, self.version, self.port = behave, models, version, port
         self.requests: list[dict[str, Any]] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -109,24 +107,26 @@ class FakeServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        asyncio.run_coroutine_threadsafe(self._end_tasks(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._end_tasks(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(30)
         self._loop.close()
 
     def start(self) -> None:
         """Listen, on the same port as before if there was one."""
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(30)
 
     def stop(self) -> None:
         """Die: refuse new connections and cut those that are open."""
-        asyncio.run_coroutine_threadsafe(self._die(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._die(), self._loop).result(30)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(
@@ -147,6 +147,9 @@ class FakeServer:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        # a transport that was closed says so to the loop a few turns later
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
