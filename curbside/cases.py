@@ -23,7 +23,7 @@ from curbside.errors import CasesError, ImageError, RowProblem
 from curbside.pixels import IMAGE_SUFFIXES
 from curbside.study import Question, Study, content_hash
 
-__all__ = ["ROLES", "TIERS", "Case", "Cases", "read_cases", "read_table"]
+__all__ = ["ROLES", "TIERS", "Case", "Cases", "cases_of_rows", "read_cases", "read_table"]
 
 ROLES = ("train", "tune", "calibration", "test")
 TIERS = ("common", "rare", "novel")
@@ -179,7 +179,19 @@ def read_cases(path: Path) -> Cases:
         CasesError: it cannot be read, lacks a column, holds no case, or has bad rows: all
             of them are in ``problems``, by line and reason.
     """
-    rows = read_table(path)
+    return cases_of_rows(read_table(path), path)
+
+
+def cases_of_rows(rows: Sequence[tuple[int, Mapping[Any, Any]]], path: Path) -> Cases:
+    """Check rows of a manifest.
+
+    Args:
+        rows: line number and columns of each.
+        path: names the rows in messages; images are relative to its folder.
+
+    Raises:
+        CasesError: as :func:`read_cases`.
+    """
     if not rows:
         raise CasesError(f"{path} has no case in it", hint=_HINT)
     columns = list(dict.fromkeys(c for _, row in rows for c in row if c))

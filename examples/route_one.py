@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from curbside import Question, Router, Study
-from curbside.router.explain import render
+from curbside.router.render import render
 
 
 def main(image: str, options: str = "") -> None:

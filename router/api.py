@@ -1,32 +1,44 @@
 """The Python API: open what was built, decide and read studies, answer what waits for a person.
 
 ``decide`` says whom the policy would ask and calls no agent; ``read`` runs the whole graph.
-The batch forms compute features, assessments and readings for many studies at once and then
-walk the same graph, so a study gets the same record either way.
+The batch forms do the same for many studies, a block at a time and without the graph's
+steps in between; a study gets the same record either way.  Every reading goes to the
+ledger, once: what it has is given and not read again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from curbside import __version__
 from curbside.config import Config, PolicyConfig, load_config, model_digest
 from curbside.errors import StorageError, UserError
 from curbside.home import home as default_home
-from curbside.progress import bar
-from curbside.readings import CaseRecord, Versions
+from curbside.progress import Advance, bar
+from curbside.readings import CaseRecord, Status, Versions
 from curbside.router.desk import RouterDesk
-from curbside.router.explain import Serving
+from curbside.router.flow import BLOCK, decided, read
 from curbside.router.graph import build_graph
+from curbside.router.ledger import open_ledger
+from curbside.router.sources import open_sources
+from curbside.router.verdicts import Serving
+from curbside.router.worklist import View, page
 from curbside.router.workspace import Workspace
 from curbside.study import Study
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
 __all__ = ["Router"]
 
-_BLOCK = 256
+Flow = Callable[[Iterable[Study]], Iterator[list[CaseRecord]]]
 #: Studies from which a batch takes over two seconds and a bar is shown.
 _SHOW_FROM = 64
 
@@ -56,7 +68,11 @@ class Router:
             policy=model_digest(serving.config),
             fleet=fleet.fingerprint,
         )
-        self.tasks = fleet.tasks
+        self.tasks, self.versions = fleet.tasks, versions
+        self.ledger = open_ledger(workspace.home, workspace.config.stores.ledger)
+        self._sources = open_sources(workspace.home, workspace.config)
+        self.ledger.stamp("policy", versions.policy, serving.config.model_dump_json())
+        self.ledger.stamp("fleet", versions.fleet, serving.facts())
         self._desk = RouterDesk(
             workspace.source,
             assessor,
@@ -65,6 +81,7 @@ class Router:
             fleet.tasks,
             fleet.tasks_of,
             versions,
+            self.ledger,
         )
         self._saver = _open_checkpoints(workspace.home / workspace.config.stores.checkpoints)
         self._graph = build_graph(self._desk, self._saver)
@@ -86,99 +103,137 @@ class Router:
         return cls(Workspace(where, config))
 
     def decide(self, study: Study) -> CaseRecord:
-        """Whom the policy would ask, and why; no agent is called."""
-        return self.decide_batch([study])[0]
+        """Whom the policy would ask, and why; no agent is called and nothing is recorded."""
+        (record,) = self.decide_batch([study])
+        return record
 
-    def decide_batch(self, studies: Sequence[Study]) -> list[CaseRecord]:
-        """:meth:`decide` for many; one record a study, in order."""
-        records = []
-        for start in range(0, len(studies), _BLOCK):
-            block = studies[start : start + _BLOCK]
-            cases = [s.id for s in block]
-            try:
-                self._desk.take_in(block)
-                self._desk.prepare(cases)
-                records += [self._desk.plan(c) for c in cases]
-            finally:
-                self._desk.clear(cases)
-        return records
+    @overload
+    def decide_batch(self, studies: Sequence[Study]) -> list[CaseRecord]: ...
+    @overload
+    def decide_batch(self, studies: AsyncIterator[Study]) -> AsyncIterator[CaseRecord]: ...
+    @overload
+    def decide_batch(self, studies: Iterator[Study]) -> Iterator[CaseRecord]: ...
+    @overload
+    def decide_batch(self, studies: pd.DataFrame) -> pd.DataFrame: ...
+    @overload
+    def decide_batch(self, studies: pa.Table) -> pa.Table: ...
+    def decide_batch(self, studies: Any) -> Any:
+        """:meth:`decide` for many; takes and gives what :meth:`read_batch` does."""
+        return self._batch(studies, lambda some: decided(self._desk, some))
 
     def read(self, study: Study) -> CaseRecord:
-        """Run the graph on one study.  A case that needs a person waits in :meth:`pending`."""
+        """Run the graph on one study.  A case that needs a person waits in :meth:`pending`.
+
+        Raises:
+            StorageError: the ledger cannot be written.
+        """
         try:
             self._desk.take_in([study])
-            return self._walk(study.id)
+            self._remember([study])
+            key = self._desk.name([study.id])[0]
+            known = self.ledger.of_keys([key])
+            return known[key] if known else self._walk(study.id)
         finally:
             self._desk.clear([study.id])
 
-    def read_batch(self, studies: Sequence[Study], *, label: str = "") -> list[CaseRecord]:
-        """:meth:`read` for many; one record a study, in order.
+    @overload
+    def read_batch(self, studies: Sequence[Study], *, label: str = "") -> list[CaseRecord]: ...
+    @overload
+    def read_batch(
+        self, studies: AsyncIterator[Study], *, label: str = ""
+    ) -> AsyncIterator[CaseRecord]: ...
+    @overload
+    def read_batch(self, studies: Iterator[Study], *, label: str = "") -> Iterator[CaseRecord]: ...
+    @overload
+    def read_batch(self, studies: pd.DataFrame, *, label: str = "") -> pd.DataFrame: ...
+    @overload
+    def read_batch(self, studies: pa.Table, *, label: str = "") -> pa.Table: ...
+    def read_batch(self, studies: Any, *, label: str = "") -> Any:
+        """:meth:`read` for many.  What goes in comes out:
+
+        - a sequence of studies: a list of records, in order;
+        - an iterator or an asynchronous iterator: one of records, a few blocks under way at a
+          time, in order but for cases that another process is at work on, which come last;
+        - a pandas ``DataFrame`` or an Arrow ``Table`` with the columns of a manifest
+          (docs/cases.md; paths relative to the working folder): the same with one row a
+          case, columns as :data:`curbside.router.parts.SCHEMA`.
 
         Args:
-            label: what the progress bar of a long batch says; no bar without it.
-        """
-        ids = [s.id for s in studies]
-        if len(set(ids)) < len(ids):
-            twice = next(i for i in ids if ids.count(i) > 1)
-            raise UserError(
-                f"two studies have the id {twice!r}; ids tell cases apart",
-                hint="give every study an id of its own",
-            )
-        if label and len(studies) >= _SHOW_FROM:
-            with bar(label, len(studies)) as advance:
-                return self._read_blocks(studies, advance)
-        return self._read_blocks(studies, lambda _: None)
+            label: what the progress bar of a long sequence says; no bar without it.
 
-    def _read_blocks(self, studies: Sequence[Study], advance: Any) -> list[CaseRecord]:
-        records = []
-        for start in range(0, len(studies), _BLOCK):
-            block = studies[start : start + _BLOCK]
-            cases = [s.id for s in block]
-            try:
-                self._desk.take_in(block)
-                self._desk.prepare(cases)
-                self._desk.read_ahead(cases)
-                for case in cases:
-                    records.append(self._walk(case))
-                    advance(1)
-            finally:
-                self._desk.clear(cases)
-        return records
+        Raises:
+            UserError: two studies have the same id, or a table's rows are bad.
+            StorageError: the ledger cannot be written; what it has is kept.
+        """
+
+        def flow(some: Iterable[Study]) -> Iterator[list[CaseRecord]]:
+            return read(self._desk, self.ledger, self._remembered(some))
+
+        if label and isinstance(studies, Sequence) and len(studies) >= _SHOW_FROM:
+            with bar(label, len(studies)) as advance:
+                return self._batch(studies, flow, advance)
+        return self._batch(studies, flow)
+
+    def close(self) -> None:
+        """Give back the connections to the stores."""
+        self.ledger.close()
+        self._saver.conn.close()
+
+    def _batch(self, given: Any, flow: Flow, advance: Advance = lambda _: None) -> Any:
+        if isinstance(given, AsyncIterator):
+            return _asynchronous(given, flow)
+        if isinstance(given, Iterator):
+            return (record for block in flow(given) for record in block)
+        if isinstance(given, Sequence):
+            return _in_order(given, flow, advance)
+        from curbside.router.parts import as_table, studies_of
+
+        studies = studies_of(given)
+        return as_table(_in_order(studies, flow, advance), like=given)
+
+    def _remember(self, studies: Sequence[Study]) -> None:
+        if self._sources is not None:
+            self._sources.keep(studies)
+
+    def _remembered(self, studies: Iterable[Study]) -> Iterator[Study]:
+        source = iter(studies)
+        while block := list(islice(source, BLOCK)):
+            self._remember(block)
+            yield from block
 
     def pending(self) -> list[CaseRecord]:
-        """Cases that wait for a person, of this and of earlier processes."""
-        threads = sorted({c.config["configurable"]["thread_id"] for c in self._saver.list(None)})
-        waiting = []
-        for thread in threads:
-            state = self._graph.get_state(_thread(thread))
-            if state.interrupts and state.values.get("record"):
-                waiting.append(CaseRecord.model_validate(state.values["record"]))
-        return waiting
+        """Cases that wait for a person, the most urgent first, whoever has routed them."""
+        view = View(status=(str(Status.NEEDS_REVIEW),))
+        found: list[CaseRecord] = []
+        after: str | None = None
+        while True:
+            some = page(self.ledger, view, after=after, limit=500)
+            found += [self.ledger.record(e.study, e.revision) for e in some.entries]
+            after = some.after
+            if after is None:
+                return found
 
     def review(self, case: str, answer: str, *, reader: str = "person") -> CaseRecord:
         """A person's answer to a waiting case; the case ends with it.
 
         Raises:
             UserError: no such case waits, or the answer is none of its options.
+            Conflict: another person has answered it; says who.
         """
-        state = self._graph.get_state(_thread(case))
-        if not state.interrupts:
-            waiting = [r.case for r in self.pending()][:10]
+        entry = self.ledger.get(case)
+        if entry.status is not Status.NEEDS_REVIEW and entry.truth is None:
             raise UserError(
-                f"case {case!r} does not wait for a person; waiting: {', '.join(waiting) or 'none'}"
+                f"case {case!r} does not wait for a person: it is {entry.status}",
+                hint="curbside review list",
             )
-        options = state.values["question"]["options"]
-        if options and answer not in options:
-            raise UserError(f"{answer!r} is none of the options: {', '.join(options)}")
-        from langgraph.types import Command
+        record = self.ledger.review(case, reader, answer=answer)
+        if self._graph.get_state(_thread(case)).interrupts:
+            from langgraph.types import Command
 
-        final = self._graph.invoke(
-            Command(resume={"answer": answer, "reader": reader}),
-            _thread(case),
-            durability="exit",
-        )
+            said = {"answer": answer, "reader": reader}
+            self._graph.invoke(Command(resume=said), _thread(case), durability="exit")
         self._saver.delete_thread(case)
-        return CaseRecord.model_validate(final["record"])
+        return record
 
     def _walk(self, case: str) -> CaseRecord:
         # a case that is read anew starts anew: what waited under its id is replaced
@@ -188,6 +243,38 @@ class Router:
         if "__interrupt__" not in final:
             self._saver.delete_thread(case)
         return CaseRecord.model_validate(final["record"])
+
+
+def _in_order(studies: Sequence[Study], flow: Flow, advance: Advance) -> list[CaseRecord]:
+    ids = [s.id for s in studies]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i, n in Counter(ids).items() if n > 1)
+        raise UserError(
+            f"two studies have the id {twice!r}; ids tell cases apart",
+            hint="give every study an id of its own",
+        )
+    found: dict[str, CaseRecord] = {}
+    for block in flow(studies):
+        found |= {r.case: r for r in block}
+        advance(len(block))
+    return [found[i] for i in ids]
+
+
+async def _asynchronous(studies: AsyncIterator[Study], flow: Flow) -> AsyncIterator[CaseRecord]:
+    """A block at a time in a thread, so that the event loop goes on."""
+    block: list[Study] = []
+    async for study in studies:
+        block.append(study)
+        if len(block) == BLOCK:
+            for record in await asyncio.to_thread(_flat, flow, block):
+                yield record
+            block = []
+    for record in await asyncio.to_thread(_flat, flow, block):
+        yield record
+
+
+def _flat(flow: Flow, studies: Sequence[Study]) -> list[CaseRecord]:
+    return [record for block in flow(studies) for record in block]
 
 
 def _thread(case: str) -> Any:

@@ -2,6 +2,8 @@
 
 Studies stay here, in memory; the state that is checkpointed has ids and numbers.  What a
 batch has computed for many cases at once is kept here too, and nodes pass through it.
+A block of cases can also be finished at once: the same functions in the same order, without
+the graph.
 """
 
 from __future__ import annotations
@@ -17,19 +19,13 @@ from curbside.agents.contract import Agent, AnyResponse
 from curbside.assessments import Assessments
 from curbside.errors import ImageError, InternalError, UserError
 from curbside.indexes.assess import Assessor
-from curbside.indexes.features import FeatureSource
+from curbside.indexes.features import FeatureSource, central_instance
 from curbside.readings import CaseRecord, Outcome, Status, Versions
 from curbside.responses import ResponseStatus
-from curbside.router.explain import (
-    Serving,
-    Verdict,
-    columns_of,
-    explain,
-    reviewed,
-    settle,
-    without_image,
-)
+from curbside.router.explain import Told, explain, without_image
+from curbside.router.ledger import Ledger, case_key
 from curbside.router.policy import Responses, run
+from curbside.router.review import reviewed
 from curbside.router.state import (
     State,
     pack,
@@ -38,6 +34,7 @@ from curbside.router.state import (
     unpack,
     unpack_question,
 )
+from curbside.router.verdicts import Serving, Verdict, columns_of, settle
 from curbside.study import Question, Study
 
 __all__ = ["RouterDesk"]
@@ -48,6 +45,7 @@ class _Open:
     """A study on the desk, and what is already known of it."""
 
     study: Study
+    key: str = ""
     content: str = ""
     problem: ImageError | None = None
     pooled: Any = None
@@ -63,6 +61,7 @@ class RouterDesk:
         agents: those that serve, by name.
         tasks: task → options.
         tasks_of: modality → its tasks, for studies without a question.
+        ledger: where records go, each once.
     """
 
     def __init__(
@@ -74,10 +73,11 @@ class RouterDesk:
         tasks: Mapping[str, Sequence[str]],
         tasks_of: Mapping[str, Sequence[str]],
         versions: Versions,
+        ledger: Ledger,
     ) -> None:
         self._source, self._assessor, self._agents = source, assessor, agents
         self.serving, self._tasks, self._tasks_of = serving, tasks, tasks_of
-        self._versions = versions
+        self._versions, self._ledger = versions, ledger
         self._policy = serving.policy()
         self._open: dict[str, _Open] = {}
 
@@ -85,13 +85,15 @@ class RouterDesk:
 
     def take_in(self, studies: Iterable[Study]) -> None:
         """Put studies on the desk.  Raises UserError where two share an id."""
+        new: dict[str, _Open] = {}
         for study in studies:
-            if study.id in self._open:
+            if study.id in self._open or study.id in new:
                 raise UserError(
                     f"two studies have the id {study.id!r}; ids tell cases apart",
                     hint="give every study an id of its own",
                 )
-            self._open[study.id] = _Open(study)
+            new[study.id] = _Open(study)
+        self._open |= new
 
     def clear(self, cases: Iterable[str]) -> None:
         """Take studies off the desk."""
@@ -100,14 +102,41 @@ class RouterDesk:
 
     def prepare(self, cases: Sequence[str], *, label: str = "") -> None:
         """Encode and assess many cases at once; the nodes then pass through."""
+        self.encode_ahead(cases, label=label)
+        self.assess_ahead(cases)
+
+    def name(self, cases: Sequence[str]) -> list[str]:
+        """Keys of the cases' outcomes, from what their images hold; nothing is decoded."""
+        for entry in (self._open[c] for c in cases):
+            study = entry.study
+            try:
+                held = entry.content = central_instance(study).digest()
+            except ImageError as e:
+                # mended, or broken otherwise, it is another key and read anew
+                held = f"!{e.reason}"
+            entry.key = case_key(
+                study.id,
+                held,
+                study.question,
+                self._versions,
+                modality_tag=study.tags.get("Modality", ""),
+            )
+        return [self._open[c].key for c in cases]
+
+    def encode_ahead(self, cases: Sequence[str], *, label: str = "") -> None:
+        """Features of many cases, or the reasons why there are none."""
         entries = [self._open[c] for c in cases]
+        self.name([e.study.id for e in entries if not e.key])
         features = self._source.of([e.study for e in entries], label=label)
         for i, entry in enumerate(entries):
-            entry.content = features.digests[i]
             entry.problem = features.failures.get(i)
             entry.pooled = features.pooled[i : i + 1]
             entry.incomplete = (*entry.study.incomplete, *features.passed_over.get(i, ()))
-        good = [e for e in entries if e.problem is None]
+
+    def assess_ahead(self, cases: Sequence[str]) -> None:
+        """What the index knows of encoded cases."""
+        entries = [self._open[c] for c in cases]
+        good = [e for e in entries if e.problem is None and e.assessment is None]
         if good:
             tags = [e.study.tags.get("Modality") for e in good]
             found = self._assessor.assess(
@@ -115,6 +144,10 @@ class RouterDesk:
             )
             for i, entry in enumerate(good):
                 entry.assessment = found.take(slice(i, i + 1))
+
+    def key(self, case: str) -> str:
+        """Key of an encoded case's outcome; see :func:`curbside.router.ledger.case_key`."""
+        return self._entry(case).key
 
     def read_ahead(self, cases: Sequence[str]) -> None:
         """Ask agents in batches whatever the policy will ask of prepared cases."""
@@ -126,22 +159,17 @@ class RouterDesk:
         studies = [replace(e.study, question=self._question(e)[0]) for e in entries]
 
         def ask(rows: Any, wanted: Any) -> Responses:
-            status = np.zeros(wanted.shape, np.int8)
-            confidence = np.full(wanted.shape, np.nan, np.float32)
-            choice = np.full(wanted.shape, -1, np.int16)
+            new: list[dict[str, AnyResponse]] = [{} for _ in rows]
             for column in np.flatnonzero(wanted.any(axis=0)):
                 local = np.flatnonzero(wanted[:, column])
                 name = names[column]
                 said = self._agents[name].read_batch([studies[rows[i]] for i in local])
                 for i, response in zip(local, said, strict=True):
-                    entries[rows[i]].said[name] = response
-                    one = columns_of((name,), {name: response})
-                    status[i, column] = one.status[0, 0]
-                    confidence[i, column] = one.confidence[0, 0]
-                    choice[i, column] = one.choice[0, 0]
-            if (status[wanted] == ResponseStatus.NOT_ASKED).any():
+                    entries[rows[i]].said[name] = new[i][name] = response
+            columns = columns_of(names, new)
+            if (columns.status[wanted] == ResponseStatus.NOT_ASKED).any():
                 raise InternalError("an agent was asked and gave nothing")
-            return Responses(names, status, confidence, choice)
+            return columns
 
         run(self._policy, together, names, ask)
 
@@ -160,12 +188,12 @@ class RouterDesk:
     def encode(self, state: State) -> State:
         """Features of the image, or the reason why there are none."""
         entry = self._entry(state["case"])
-        if not entry.content and entry.problem is None:
+        if entry.pooled is None:
             self.prepare([state["case"]])
         if entry.problem is not None:
             problem = {"reason": entry.problem.reason, "message": entry.problem.message}
-            return {"content": entry.content, "problem": problem}
-        return {"content": entry.content}
+            return {"content": entry.content, "key": entry.key, "problem": problem}
+        return {"content": entry.content, "key": entry.key}
 
     def assess(self, state: State) -> State:
         """What the index knows; a study without a question is asked its modality's task."""
@@ -184,7 +212,7 @@ class RouterDesk:
     def decide(self, state: State) -> State:
         """One step of the policy."""
         facts = unpack(state["assessment"] or {})
-        verdict = settle(self._policy, facts, self.serving.agents, _said(state))
+        (verdict,) = settle(self._policy, facts, self.serving.agents, [_said(state)])
         return {
             "asking": list(verdict.asks),
             "verdict": {
@@ -204,55 +232,58 @@ class RouterDesk:
         return entry.said[agent].model_dump(mode="json")
 
     def record(self, state: State) -> State:
-        """The case record; after a review, the same with the person's answer."""
+        """The case record, into the ledger once; after a review, with the person's answer."""
         review = state.get("review")
         if review:
             before = CaseRecord.model_validate(state["record"])
             return {"record": reviewed(before, review["answer"], review["reader"]).to_json()}
-        base = self._base(
-            state["case"],
-            state["content"],
-            unpack_question(state["question"]),
-            state["received_at"],
-        )
+        base = self._base(self._entry(state["case"]), unpack_question(state["question"]))
         problem = state.get("problem")
         if problem:
-            return {"record": without_image(base, problem["reason"], problem["message"]).to_json()}
-        verdict = Verdict(**(state["verdict"] or {}))
-        record = explain(
-            base,
-            unpack(state["assessment"] or {}),
-            _said(state),
-            verdict,
-            self.serving,
-            self._assessor,
-            assumed_question=state.get("assumed_question", False),
-        )
-        return {"record": record.to_json()}
+            record = without_image(base, problem["reason"], problem["message"])
+        else:
+            told = Told(
+                base,
+                _said(state),
+                Verdict(**(state["verdict"] or {})),
+                state.get("assumed_question", False),
+            )
+            facts = unpack(state["assessment"] or {})
+            (record,) = explain(facts, [told], self.serving, self._assessor)
+        return {"record": self.keep([(state["key"], record)])[0].to_json()}
 
-    # -- deciding without reading ------------------------------------------------------------
+    def keep(self, outcomes: Sequence[tuple[str, CaseRecord]]) -> list[CaseRecord]:
+        """Write outcomes to the ledger; where it has one already, that one stays and is given."""
+        if self._ledger.write(outcomes) == len(outcomes):
+            return [record for _, record in outcomes]
+        known = self._ledger.of_keys([key for key, _ in outcomes])
+        return [known[key] for key, _ in outcomes]
 
-    def plan(self, case: str) -> CaseRecord:
-        """Whom the policy would ask of a prepared case; no agent is called."""
-        entry = self._entry(case)
-        question, assumed = (
-            self._question(entry) if entry.assessment is not None else (entry.study.question, False)
-        )
-        base = self._base(case, entry.content, question, entry.study.received_at.isoformat())
-        if entry.problem is not None:
-            return without_image(base, entry.problem.reason, entry.problem.message)
-        if entry.assessment is None:
-            raise InternalError("plan was called for a case that was not prepared")
-        verdict = settle(self._policy, entry.assessment, self.serving.agents, {})
-        return explain(
-            base,
-            entry.assessment,
-            {},
-            verdict,
-            self.serving,
-            self._assessor,
-            assumed_question=assumed,
-        )
+    # -- blocks, without the graph -----------------------------------------------------------
+
+    def finish(self, cases: Sequence[str]) -> list[CaseRecord]:
+        """Records of prepared cases with what :meth:`read_ahead` was told, in order.
+
+        Without it: whom the policy would ask; no agent is called.
+        """
+        entries = [self._entry(c) for c in cases]
+        good = [e for e in entries if e.assessment is not None]
+        records: dict[str, CaseRecord] = {}
+        if good:
+            facts = _stack([e.assessment for e in good if e.assessment is not None])
+            said = [e.said for e in good]
+            verdicts = settle(self._policy, facts, self.serving.agents, said)
+            told = []
+            for entry, verdict in zip(good, verdicts, strict=True):
+                question, assumed = self._question(entry)
+                told.append(Told(self._base(entry, question), entry.said, verdict, assumed))
+            found = explain(facts, told, self.serving, self._assessor)
+            records = {r.case: r for r in found}
+        for e in entries:
+            if e.problem is not None:
+                base = self._base(e, e.study.question)
+                records[e.study.id] = without_image(base, e.problem.reason, e.problem.message)
+        return [records[e.study.id] for e in entries]
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -293,19 +324,22 @@ class RouterDesk:
                     votes[task] += max(similarity, 0.0)
         return max(votes, key=votes.__getitem__) if votes else None
 
-    def _base(self, case: str, content: str, question: Question, received_at: str) -> CaseRecord:
+    def _base(self, entry: _Open, question: Question) -> CaseRecord:
         return CaseRecord(
-            case=case,
-            content=content,
+            case=entry.study.id,
+            content=entry.content,
             question_kind=str(question.kind),
             task=question.task,
             options=question.options,
-            outcome=Outcome(status=Status.NOT_ANALYSED, reasons=()),
-            incomplete=self._entry(case).incomplete,
+            outcome=_NOTHING,
+            incomplete=entry.incomplete,
             versions=self._versions,
-            received_at=received_at,
+            received_at=entry.study.received_at.isoformat(),
             decided_at=datetime.now(UTC).isoformat(),
         )
+
+
+_NOTHING = Outcome(status=Status.NOT_ANALYSED, reasons=())
 
 
 def _said(state: State) -> dict[str, AnyResponse]:

@@ -8,6 +8,8 @@ ones stay.  Knows no image, no model and no path.
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,15 @@ from curbside.router.ledger_schema import (
 from curbside.router.review import Event, Kind, answer_of, reviewed
 from curbside.study import Question, content_hash
 
-__all__ = ["Entry", "Ledger", "case_key", "columns_of_record", "flags_of", "open_ledger"]
+__all__ = [
+    "Entry",
+    "Ledger",
+    "case_key",
+    "columns_of_record",
+    "flags_of",
+    "open_ledger",
+    "process_name",
+]
 
 #: Seconds for which a claim holds, unless it is finished or renewed before.
 LEASE_SECONDS = 600.0
@@ -83,16 +93,21 @@ class Entry(NamedTuple):
         return cls(**values)
 
 
-def case_key(case: str, content: str, question: Question, versions: Versions) -> str:
+def case_key(
+    case: str, content: str, question: Question, versions: Versions, *, modality_tag: str = ""
+) -> str:
     """What an outcome depends on, as one hash.
+
+    Args:
+        content: hash of what the images hold, or why they cannot be read.
+        modality_tag: what the study's tags say, since it is compared with the pixels.
 
     The study's id is part of it: two patients with the same picture are two cases.  The
     code's version is not: a new release does not read everything again.
     """
     v = versions
-    return content_hash(
-        case, content, question.key, v.policy, v.encoder, v.index, v.calibration, v.fleet
-    )
+    learned = (v.policy, v.encoder, v.index, v.calibration, v.fleet)
+    return content_hash(case, content, modality_tag, question.key, *learned)
 
 
 @dataclass(frozen=True)
@@ -126,17 +141,22 @@ class Ledger:
                 mine |= set(c.scalars(held))
         return mine
 
-    def release(self, keys: Sequence[str], owner: str) -> None:
-        """Give unfinished keys back, so that others need not wait for the lease's end."""
+    def release_dead(self) -> None:
+        """Give back at once what killed processes of this machine had claimed."""
+        host, _, _ = process_name().partition(":")
+        unfinished = claims.c.finished_at.is_(None)
+        with reading(self.engine) as c:
+            owners = c.scalars(select(claims.c.owner).where(unfinished).distinct()).all()
+        dead = [o for o in owners if o.startswith(f"{host}:") and not _alive(o)]
+        if dead:
+            with writing(self.engine) as c:
+                c.execute(delete(claims).where(unfinished, claims.c.owner.in_(dead)))
+
+    def release(self, owner: str) -> None:
+        """Give back what an owner has not finished, so that others need not wait."""
+        mine = (claims.c.owner == owner) & claims.c.finished_at.is_(None)
         with writing(self.engine) as c:
-            for some in _chunks(keys):
-                c.execute(
-                    delete(claims).where(
-                        claims.c.key.in_(some),
-                        claims.c.owner == owner,
-                        claims.c.finished_at.is_(None),
-                    )
-                )
+            c.execute(delete(claims).where(mine))
 
     def finished(self, keys: Sequence[str]) -> set[str]:
         """Those of the keys that have an outcome."""
@@ -354,6 +374,11 @@ class Ledger:
 _CHANGING = (Kind.ANSWER, Kind.AGREE, Kind.OVERRIDE, Kind.REROUTE)
 
 
+def process_name() -> str:
+    """``host:pid`` of this process, with which the name of a claim's owner begins."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 def open_ledger(home: Path, where: str) -> Ledger:
     """The ledger that ``stores.ledger`` names: a file under the home folder, or a URL.
 
@@ -462,6 +487,16 @@ def _event(row: Mapping[str, Any]) -> Event:
 
 def _seconds(moment: str, default: float) -> float:
     return datetime.fromisoformat(moment).timestamp() if moment else default
+
+
+def _alive(owner: str) -> bool:
+    try:
+        os.kill(int(owner.split(":")[1]), 0)
+    except (ProcessLookupError, ValueError, IndexError, OverflowError):
+        return False
+    except PermissionError:  # it is there, and another user's
+        return True
+    return True
 
 
 def _chunks(keys: Sequence[str]) -> Iterator[list[str]]:

@@ -44,7 +44,8 @@ class State(TypedDict, total=False):
     """One case on its way.
 
     Args:
-        case: id; content: SHA-256 of the image; question: as :func:`pack_question`.
+        case: id; content: SHA-256 of the image; key: of the outcome in the ledger;
+            question: as :func:`pack_question`.
         problem: why the image cannot be used (``reason`` and ``message``), or None.
         assessment: as :func:`pack`; responses: agent → response as plain JSON types.
         asking: agents to ask next; verdict: how the policy ended the case.
@@ -53,6 +54,7 @@ class State(TypedDict, total=False):
 
     case: str
     content: str
+    key: str
     received_at: str
     question: dict[str, Any]
     assumed_question: bool

@@ -43,7 +43,7 @@ def route(
     from curbside.intake import studies_in
     from curbside.readings import Status
     from curbside.router.api import Router
-    from curbside.router.explain import render
+    from curbside.router.render import render
     from curbside.router.workspace import Workspace
     from curbside.study import Question, Study
 

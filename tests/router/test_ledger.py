@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from curbside.errors import ConfigError, Conflict, StorageError, UserError
 from curbside.readings import CaseRecord, Status
 from curbside.router import ledger as ledger_module
-from curbside.router.ledger import Ledger, case_key, open_ledger
+from curbside.router.ledger import Ledger, case_key, open_ledger, process_name
 from curbside.router.review import Kind
 from curbside.router.synthetic import fill, synthetic_records
 from curbside.study import Question
@@ -86,17 +87,29 @@ def test_claims_exclude_each_other_until_the_lease_ends(
     assert ledger.claim(["a", "b"], "one", seconds=60) == {"a", "b"}
     assert ledger.claim(["a", "b", "c"], "two", seconds=60) == {"c"}
     assert ledger.claim(["a"], "one") == {"a"}  # renewed
-    ledger.release(["a", "c"], "one")  # c is not one's to give back
-    assert ledger.claim(["a", "b", "c"], "two", seconds=60) == {"a", "c"}
+    ledger.release("one")
+    assert ledger.claim(["a", "b", "c"], "two", seconds=60) == {"a", "b", "c"}
     later = ledger_module.time.time() + 100
     monkeypatch.setattr(ledger_module.time, "time", lambda: later)
     assert ledger.claim(["a", "b", "c"], "three") == {"a", "b", "c"}
 
 
+def test_what_a_killed_process_held_is_free_at_once(ledger: Ledger) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    host, _, pid = process_name().partition(":")
+    ledger.claim(["a"], f"{host}:{gone.pid}:x")
+    ledger.claim(["b"], f"{host}:{pid}:x")
+    ledger.claim(["c"], f"elsewhere:{gone.pid}:x")
+    ledger.claim(["d"], f"{host}:none:x")
+    ledger.release_dead()
+    assert ledger.claim(["a", "b", "c", "d"], "two") == {"a", "d"}
+
+
 def test_what_is_finished_cannot_be_claimed(ledger: Ledger) -> None:
     (key,) = put(ledger, *records(1))
     assert ledger.claim([key, "free"], "one") == {"free"}
-    ledger.release([key], "")
+    ledger.release("")
     assert ledger.finished([key]) == {key}
 
 

@@ -10,10 +10,10 @@ import pytest
 from tests_router_world import TASKS, World, make_world, picture, strange
 
 from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
-from curbside.errors import ImageError, UserError
+from curbside.errors import Conflict, ImageError, UserError
 from curbside.readings import CaseRecord, Status, Tier
 from curbside.router.desk import RouterDesk
-from curbside.router.explain import render
+from curbside.router.render import render
 from curbside.study import Instance, Question, Series, Study
 
 
@@ -66,8 +66,10 @@ def test_the_never_seen_waits_for_a_person_over_processes(world: World, tmp_path
     assert final.outcome.status is Status.ANSWERED
     assert (final.outcome.answer, final.outcome.reader) == ("no", "dr-1")
     assert later.pending() == []
-    with pytest.raises(UserError, match="does not wait"):
+    with pytest.raises(Conflict, match="answered by dr-1 with 'no'"):
         later.review("odd", "no")
+    assert [e.who for e in later.ledger.events("odd")] == ["dr-1"]
+    assert later.ledger.record("odd", 0) == first
 
 
 def test_what_is_stored_holds_no_pixel_and_no_path(world: World, tmp_path: Path) -> None:
@@ -79,7 +81,10 @@ def test_what_is_stored_holds_no_pixel_and_no_path(world: World, tmp_path: Path)
     router = world.router(tmp_path / "home")
     record = router.read(Study.from_image(image, question=Question(options=("yes", "no"))))
     assert record.outcome.status is Status.NEEDS_REVIEW
-    stored = b"".join(p.read_bytes() for p in (tmp_path / "home").rglob("*") if p.is_file())
+    # the files' names are in one place, apart from all records, and only where that is wanted
+    kept = [p for p in (tmp_path / "home").rglob("*") if p.is_file()]
+    assert any(b"jane_doe" in p.read_bytes() for p in kept if p.name.startswith("sources"))
+    stored = b"".join(p.read_bytes() for p in kept if not p.name.startswith("sources"))
     assert record.case.encode() in stored
     assert b"jane_doe" not in stored.lower()
     assert raw[60:90] not in stored
@@ -97,9 +102,14 @@ def test_a_batch_gives_the_records_of_single_studies(
         Study.from_image(strange(1), question=Question(options=("a", "b")), id="4"),
         Study.from_image(b"", id="5"),
     ]
-    router = world.router(tmp_path, policy)
+    router = world.router(tmp_path / "batch", policy)
+    alone = world.router(tmp_path / "alone", policy)
     together = [plain(r) for r in router.read_batch(studies)]
+    assert together == [plain(alone.read(s)) for s in studies]
+    asked = len(world.asked)
+    assert together == [plain(r) for r in router.read_batch(studies)]
     assert together == [plain(router.read(s)) for s in studies]
+    assert len(world.asked) == asked  # the ledger knew
     planned = [plain(r) for r in router.decide_batch(studies)]
     assert planned == [plain(router.decide(s)) for s in studies]
 
@@ -111,7 +121,8 @@ def test_the_cascade_walks_the_graph_twice_and_replays_the_same(tmp_path: Path) 
     assert record.outcome.route == ("specialist-xray", "generalist")
     assert record.outcome.answer == "broken"
     assert record.outcome.dissent == ("specialist-xray: intact (0.55)",)
-    assert plain(router.read_batch([study("xray", "bones")])[0]) == plain(record)
+    other = world.router(tmp_path / "other", CascadePolicy(minimum_support=20))
+    assert plain(other.read_batch([study("xray", "bones")])[0]) == plain(record)
 
 
 def test_a_failed_specialist_is_in_the_record_and_another_reads(tmp_path: Path) -> None:

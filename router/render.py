@@ -1,0 +1,63 @@
+"""A case record as text for a person: the outcome first, then why, then what it rests on."""
+
+from __future__ import annotations
+
+from curbside.readings import CaseRecord, Reading, Status
+
+__all__ = ["render"]
+
+
+def render(record: CaseRecord) -> str:
+    """The record as text for a person: the outcome first, then why, then what it rests on."""
+    o = record.outcome
+    head = {
+        Status.ANSWERED: f"ANSWERED: {o.answer}",
+        Status.NEEDS_REVIEW: "NEEDS REVIEW: a person must read this",
+        Status.NOT_ANALYSED: "NOT ANALYSED: this says nothing about the patient",
+        Status.QUARANTINED: "QUARANTINED: the file is unsafe to open; nothing was analysed",
+    }[o.status]
+    lines = [head]
+    if o.status is Status.ANSWERED and o.confidence is not None:
+        lines[0] += f"  (confidence {o.confidence:.2f}, by {o.reader})"
+    if o.provisional is not None:
+        lines.append(
+            f"  provisional: {o.provisional} ({o.confidence:.2f}, by {o.reader}) — not an answer"
+        )
+    if o.status is Status.NEEDS_REVIEW and not record.responses and o.route:
+        lines.append(f"  would ask: {', '.join(o.route)}")
+    lines.append("")
+    lines += [f"  why       {r.text}" for r in o.reasons]
+    if record.modality is not None:
+        shown = list(record.modality_probabilities.items())[:3]
+        lines.append("  modality  " + ", ".join(f"{m} {p:.2f}" for m, p in shown))
+    if record.tier is not None:
+        lines.append(f"  tier      {record.tier} ({record.support} labelled training cases)")
+    if record.familiarity is not None:
+        f = record.familiarity
+        lines.append(
+            f"  seen?     p = {f.p_value:.3f}, novel at {f.alpha:g} or below "
+            f"(calibrated on {f.stratum_n} cases of stratum '{f.stratum}')"
+        )
+    if record.options:
+        lines.append(f"  asked     {' | '.join(record.options)}" + _task(record))
+    lines += [
+        f"  nearest   {n.modality}{': ' + n.label if n.label else ''} (cosine {n.similarity:.2f})"
+        for n in record.neighbours[:3]
+    ]
+    for r in record.responses:
+        if isinstance(r, Reading):
+            said = ", ".join(
+                f"{name} {p:.2f}"
+                for name, p in sorted(
+                    zip(r.options, r.probabilities, strict=True), key=lambda x: -x[1]
+                )[:3]
+            )
+            lines.append(f"  reading   {r.agent}: {said}")
+    lines += [f"  dissent   {d}" for d in o.dissent]
+    lines += [f"  what if   {c.change}: {c.then}" for c in o.counterfactuals]
+    lines.append(f"\n  case {record.case}.  {record.notice}")
+    return "\n".join(lines)
+
+
+def _task(record: CaseRecord) -> str:
+    return f"  (task {record.task})" if record.task else ""
