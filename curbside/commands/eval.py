@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from curbside.commands.eval_gate import eval_gate, eval_probes, eval_published, eval_report
+from curbside.commands.eval_gate import eval_gate, eval_probes, eval_report
+from curbside.commands.eval_ledger import eval_ledger
 
 __all__ = ["register"]
 
@@ -22,6 +24,7 @@ def register(app: typer.Typer) -> None:
     evals.command("report")(eval_report)
     evals.command("published")(eval_published)
     evals.command("bench")(eval_bench)
+    evals.command("ledger")(eval_ledger)
     app.add_typer(evals, name="eval")
 
 
