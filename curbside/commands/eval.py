@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from curbside.commands.eval_gate import eval_gate, eval_probes, eval_published, eval_report
-from curbside.commands.eval_gate import eval_gate, eval_probes, eval_report
 from curbside.commands.eval_ledger import eval_ledger
 
 __all__ = ["register"]
