@@ -19,6 +19,7 @@ __all__ = ["COMMANDS", "app", "main"]
 COMMANDS = (
     "demo",
     "build",
+    "studies",
     "route",
     "cases",
     "eval",

@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -22,15 +22,19 @@ from curbside.dicom_pixels import read_frame, read_values
 from curbside.errors import ImageError
 from curbside.pixels import MAX_BYTES, decode_image
 
-__all__ = ["main"]
+__all__ = ["main", "serve"]
 
 
 def main() -> None:
-    """Answer requests until standard input ends."""
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    """Set the limits, then serve standard input."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     _limit(int(sys.argv[1]))
+    serve(sys.stdin.buffer, answers)
+
+
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests until they end."""
     while True:
         try:
             request, payload = receive(requests)

@@ -181,7 +181,7 @@ def read_header(f: BinaryIO, size: int, allowed_tags: Sequence[str]) -> Header:
         normal, positions = _places(ds) if problem is None else ((), ())
         return Header(
             kind=_text(ds, "Modality").upper()[:16],
-            syntax=syntax.name,
+            syntax=syntax.name if syntax.name != syntax else "unknown",
             study=_text(ds, "StudyInstanceUID"),
             series=_text(ds, "SeriesInstanceUID"),
             uid=_text(ds, "SOPInstanceUID"),

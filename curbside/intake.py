@@ -28,9 +28,12 @@ from curbside.pixels import MAX_BYTES, check_image_header
 from curbside.sniffing import PREFIX, is_dicom, is_zip
 from curbside.study import Instance, Question, Series, Study
 
-__all__ = ["Refusal", "one_study", "studies_in"]
+__all__ = ["Refusal", "Source", "look_at", "one_study", "sources_in", "studies_in"]
 
 Source = Path | bytes | Member
+#: A source, the folder that it lies in, and why it cannot be opened.
+Found = tuple[Source, str, ImageError | None]
+Told = dict[str, Any] | Study | ImageError
 
 #: Headers that are asked for ahead of where the walk is.
 _AHEAD = 64
@@ -143,7 +146,7 @@ def _studies(
     #: folder → studies with a good object in it, and refusals of objects of no known study
     homes: dict[str, set[str]] = {}
     strays: dict[str, list[Refusal]] = {}
-    for source, folder, told in _told(_sources(start), tags):
+    for source, folder, told in _told(sources_in(start), tags):
         if isinstance(told, Study):
             yield replace(told, question=question)
         elif isinstance(told, ImageError):
@@ -243,74 +246,74 @@ def _instances(objects: list[_Object]) -> Iterator[Instance]:
         yield Instance(o.source, i if o.frames > 1 else None)
 
 
-def _sources(start: Path | bytes) -> Iterator[tuple[Source, str] | tuple[Source, str, ImageError]]:
-    """Every file, with the folder that it lies in; archives opened, one level."""
+def sources_in(start: Path | bytes) -> Iterator[Found]:
+    """Every file with the folder that it lies in, archives opened (one level), links to folders
+    not followed.  An archive or folder that cannot be opened comes with the reason.
+    """
     if isinstance(start, bytes):
-        yield from _opened(start, "", start[:PREFIX])
+        yield from _opened(start, "")
         return
     if not start.is_dir():
-        yield from _opened(start, str(start.parent), None)
+        yield from _opened(start, str(start.parent))
         return
-    for folder, below, names in os.walk(start):
+    closed: list[OSError] = []
+    for folder, below, names in os.walk(start, onerror=closed.append):
         below[:] = sorted(n for n in below if not n.startswith((".", "__MACOSX")))
         for name in sorted(names):
             if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini"):
-                yield from _opened(Path(folder, name), folder, None)
+                yield from _opened(Path(folder, name), folder)
+    for e in closed:
+        problem = ImageError("unreadable", f"the folder cannot be read ({e.strerror})")
+        yield Path(os.fsdecode(e.filename)), str(start), problem
 
 
-def _opened(
-    source: Path | bytes, folder: str, prefix: bytes | None
-) -> Iterator[tuple[Source, str] | tuple[Source, str, ImageError]]:
+def _opened(source: Path | bytes, folder: str) -> Iterator[Found]:
     try:
-        if prefix is None:
-            assert isinstance(source, Path)
-            prefix = _prefix(source)
-        if not is_zip(prefix):
-            yield source, folder
+        if not is_zip(_prefix(source)):
+            yield source, folder, None
             return
         for member in members_of(source):
-            yield member, f"{folder}\0{member.name.rpartition('/')[0]}"
+            yield member, f"{folder}\0{member.name.rpartition('/')[0]}", None
     except ImageError as e:
         yield source, folder, e
 
 
-def _told(
-    sources: Iterable[tuple[Source, str] | tuple[Source, str, ImageError]], tags: tuple[str, ...]
-) -> Iterator[tuple[Source, str, Any]]:
-    """Each source with what it says of itself, in order; a few are asked at a time."""
-    ahead: deque[tuple[Source, str, ImageError | Future[Any]]] = deque()
+def look_at(source: Source, tags: Sequence[str]) -> dict[str, Any] | Study:
+    """The fields of a DICOM object's header, or the study that a plain image is.
+
+    Raises:
+        ImageError: it is neither, or its header cannot be read.
+    """
+    prefix = _prefix(source)
+    if not prefix:
+        raise ImageError("empty", "the file is empty (0 bytes)")
+    if is_zip(prefix):
+        raise ImageError("wrong_type", "an archive within an archive is not opened")
+    whole = source.read(MAX_BYTES) if isinstance(source, Member) else source
+    if is_dicom(prefix):
+        return decoding.header(whole, tags)
+    check_image_header(whole)
+    return Study(_place_id(source), (Series((Instance(source),)),))
+
+
+def _told(sources: Iterable[Found], tags: Sequence[str]) -> Iterator[tuple[Source, str, Told]]:
+    """Each source with what it says of itself, in order; a few are looked at at a time."""
+
+    def look(source: Source, problem: ImageError | None) -> Told:
+        try:
+            return problem or look_at(source, tags)
+        except ImageError as e:
+            return e
+
+    ahead: deque[tuple[Source, str, Future[Told]]] = deque()
     with ThreadPoolExecutor(decoding.WORKERS) as threads:
-        for source, folder, *problem in sources:
-            ahead.append(
-                (source, folder, problem[0])
-                if problem
-                else (source, folder, threads.submit(_look, source, tags))
-            )
+        for source, folder, problem in sources:
+            ahead.append((source, folder, threads.submit(look, source, problem)))
             if len(ahead) > _AHEAD:
-                yield _done(*ahead.popleft())
-        while ahead:
-            yield _done(*ahead.popleft())
-
-
-def _done(source: Source, folder: str, asked: ImageError | Future[Any]) -> tuple[Source, str, Any]:
-    return source, folder, asked.result() if isinstance(asked, Future) else asked
-
-
-def _look(source: Source, tags: tuple[str, ...]) -> Any:
-    """A DICOM header's fields, the study that a plain image is, or what is wrong with it."""
-    try:
-        prefix = _prefix(source)
-        if not prefix:
-            raise ImageError("empty", "the file is empty (0 bytes)")
-        whole = source.read(MAX_BYTES) if isinstance(source, Member) else source
-        if is_dicom(prefix):
-            return decoding.header(whole, tags)
-        if is_zip(prefix):
-            raise ImageError("wrong_type", "an archive within an archive is not opened")
-        check_image_header(whole)
-        return Study(_place_id(source), (Series((Instance(source),)),))
-    except ImageError as e:
-        return e
+                source, folder, told = ahead.popleft()
+                yield source, folder, told.result()
+        for source, folder, told in ahead:
+            yield source, folder, told.result()
 
 
 def _prefix(source: Source) -> bytes:

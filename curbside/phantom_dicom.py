@@ -48,7 +48,7 @@ def as_dicom(
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
-    colour = pixels.shape[-1] == 3 and frames == 1
+    colour = pixels.ndim == 3 and frames == 1
     rows, columns = pixels.shape[:2] if colour else pixels.shape[-2:]
     uid = f"{_ROOT}.{study}.{series}.{number}"
     values: dict[str, Any] = {

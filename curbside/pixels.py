@@ -4,8 +4,8 @@ What is done on purpose: the file's size and its header's dimensions are checked
 anything is decoded; EXIF orientation is applied; transparency is laid over black, the
 background of medical pictures; images of more than 8 bits are stretched between their
 0.5th and 99.5th percentile; grey becomes three equal channels; of an animation the first
-frame is taken.  A plain JPEG or PNG of moderate size is decoded here, which costs nothing and
-of which the header says what it will take; everything else is decoded in another process
+frame is taken.  A plain JPEG or PNG of moderate size is decoded here, since its header says
+what it will take and no process need be started; everything else is decoded in another one
 (``curbside.decoding``).  DICOM objects are told by their first bytes and go there too.
 """
 

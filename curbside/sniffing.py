@@ -8,7 +8,7 @@ __all__ = ["PREFIX", "is_dicom", "is_zip"]
 PREFIX = 132
 
 #: Elements with which a data set without a preamble begins (groups 2 and 8, either byte order).
-_FIRST = frozenset(bytes((2, 0, e, 0)) for e in (0x00, 0x01, 0x02)) | frozenset(
+_FIRST = frozenset(bytes((2, 0, e, 0)) for e in range(0x19)) | frozenset(
     tag
     for e in (0x00, 0x01, 0x05, 0x06, 0x08, 0x12, 0x14, 0x16, 0x18)
     for tag in (bytes((8, 0, e, 0)), bytes((0, 8, 0, e)))

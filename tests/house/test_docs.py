@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from curbside import archives, decoding
 from curbside.cases import ROLES, read_cases
-from curbside.errors import CasesError
+from curbside.dicom import MAX_DEPTH, MAX_FRAMES
+from curbside.errors import IMAGE_REASONS, UNSAFE, CasesError
 from curbside.phantom_pictures import TASKS
 from curbside.phantoms import TIER, plan
+from curbside.pixels import MAX_BYTES, MAX_PIXELS
+from curbside.windows import WINDOWS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -59,3 +63,21 @@ def test_the_table_of_phantoms_is_true() -> None:
         row = next(line for line in text.splitlines() if line.startswith(f"| `{modality}` |"))
         numbers = " / ".join(str(drawn[modality, role] or "–") for role in ROLES)
         assert row == f"| `{modality}` | {tier} | {', '.join(TASKS[modality])} | {numbers} |"
+
+
+def test_the_tables_of_windows_limits_and_reasons_are_true() -> None:
+    text = (DOCS / "studies.md").read_text(encoding="utf-8")
+    windows = re.findall(r"^\| `(\w+)` \| (−?\d+) \| (\d+) \|$", text, re.MULTILINE)
+    found = {name: (float(level.replace("−", "-")), float(width)) for name, level, width in windows}
+    assert found == dict(WINDOWS)
+    reasons = re.findall(r"^\| `(\w+)` \| [a-z]", text, re.MULTILINE)
+    assert set(reasons) == set(IMAGE_REASONS)
+    assert set(reasons[-5:]) == UNSAFE
+    assert f"| {MAX_BYTES // 2**20} MiB |" in text
+    assert f"| {MAX_PIXELS // 10**6} million |" in text
+    assert f"| {MAX_FRAMES:,}, and" in text
+    assert f"| {MAX_DEPTH} |" in text
+    assert f"| {archives.MAX_MEMBERS:,}; {archives.MAX_TOTAL_BYTES // 2**30} GiB |" in text
+    assert f"above {archives.FREE_BYTES // 2**20} MiB inflated | {archives.MAX_RATIO} : 1 |" in text
+    assert f"{decoding.MEMORY // 2**20} MiB of memory" in text
+    assert f"{decoding.SECONDS:g}\nseconds a request" in text
