@@ -54,8 +54,11 @@ class ProjectionConfig(_Strict):
     """``lda``: within-class whitening then discriminant axes, with shrinkage."""
     shrinkage: float = Field(default=0.1, ge=0, le=1)
     """Weight of the scaled identity in the within-class covariance."""
-    dimensions: int = Field(default=128, ge=2, le=256)
+    dimensions: int = Field(default=64, ge=2, le=256)
     """Most axes kept."""
+    invariance: float = Field(default=2.0, ge=0, le=100)
+    """Weight of what compression, noise, a trimmed or shifted frame change in the features, as
+    spread within a class; 0 encodes no perturbed copies."""
 
 
 class EncoderConfig(_Strict):
@@ -87,6 +90,9 @@ class IndexConfig(_Strict):
     """Novelty score, as ``curbside index select-novelty`` chooses it; see docs/rarity.md."""
     stratum_minimum: int = Field(default=45, ge=1)
     """Fewest calibration cases for a modality's own p-values; below it the pooled ones serve."""
+    calibration_copies: bool = True
+    """A calibration case counts with the stranger of its image and a slightly trimmed or shifted
+    copy of it: fewer decisions hang on such changes, and fewer cases than alpha are flagged."""
     calibration_confidence: float = Field(default=0.0, ge=0, lt=1)
     """0: false deferral is at most alpha on average over calibration sets; 0.9: with that
     confidence for this very set, at the price of larger p-values."""

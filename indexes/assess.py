@@ -31,13 +31,14 @@ from curbside.indexes.projection import Projection, class_names
 from curbside.indexes.store import read_store, tensor_bytes, write_store
 from curbside.indexes.tags import disagreement
 from curbside.indexes.vectors import FLAT, HNSW, WIDTHS, VectorIndex, kind_for
+from curbside.indexes.views import Views
 from curbside.study import content_hash
 
 if TYPE_CHECKING:
     from curbside.cases import Cases
     from curbside.indexes.competence import Competence
 
-__all__ = ["KIND", "Assessor", "Indexed"]
+__all__ = ["KIND", "Assessor", "HeldOut", "Indexed"]
 
 KIND = "index"
 _log = logging.getLogger(__name__)
@@ -53,6 +54,23 @@ class Indexed:
     ids: NDArray[np.str_]
     modalities: NDArray[np.str_]
     labels: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Calibration cases, none of them indexed, and how p-values are had from them.
+
+    Args:
+        pooled: float32 (n, d), raw features.
+        minimum, confidence: see :class:`~curbside.indexes.conformal.Calibration`.
+        copies: perturbed copies of some of their images: a case counts with the strangest of
+            them and itself, which can only make its score, and so every p-value, larger.
+    """
+
+    pooled: NDArray[np.float32]
+    minimum: int
+    confidence: float = 0.0
+    copies: Views | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,9 @@ class Assessor:
     # -- making -------------------------------------------------------------------------
 
     @classmethod
-    def fit(cls, cases: Cases, features: Features, config: Config) -> Assessor:
+    def fit(
+        cls, cases: Cases, features: Features, config: Config, views: Views | None = None
+    ) -> Assessor:
         """Index the cases of role ``train``, calibrate on those of role ``calibration``.
 
         Cases of other roles, images that failed and training cases without a modality are
@@ -133,6 +153,8 @@ class Assessor:
 
         Args:
             features: one row a case.
+            views: perturbed copies of some of the cases' images, which the projection is made
+                not to depend on and calibration counts with; see ``config``.
 
         Raises:
             UserError: no usable case of a role, or calibration cases that are in the index
@@ -149,17 +171,21 @@ class Assessor:
                 hint="give some cases of the manifest role 'train'",
             )
         refuse_leaks(cases, features, train, held_out)
-        copies = near_duplicates(features.pooled[train], features.pooled[held_out])
-        if copies.any():
+        twice = near_duplicates(features.pooled[train], features.pooled[held_out])
+        if twice.any():
             _log.warning(
                 "%d of %d calibration cases look the same as an indexed one and do not calibrate",
-                copies.sum(),
+                twice.sum(),
                 len(held_out),
             )
-        held_out = held_out[~copies]
+        held_out = held_out[~twice]
         modalities, labels = cases.modalities[train], cases.labels[train]
+        copies = None
+        if views is not None:
+            mine = views.among(train)
+            copies = (features.pooled[train][mine.rows], mine.pooled)
         projection = Projection.fit(
-            features.pooled[train], modalities, labels, config.encoder.projection
+            features.pooled[train], modalities, labels, config.encoder.projection, copies
         )
         vectors = projection.apply(features.pooled[train])
         name = config.index.novelty
@@ -171,15 +197,19 @@ class Assessor:
             (name, fit_score(name, vectors, class_names(modalities, labels))),
             config.index.neighbours,
         )
-        minimum, confidence = config.index.stratum_minimum, config.index.calibration_confidence
-        calibration = features.pooled[held_out]
-        exact = new.calibrated(calibration, minimum, confidence)
+        calibration = HeldOut(
+            features.pooled[held_out],
+            config.index.stratum_minimum,
+            config.index.calibration_confidence,
+            None
+            if views is None or not config.index.calibration_copies
+            else views.among(held_out, "frame"),
+        )
+        exact = new.calibrated(calibration)
         if kind_for(len(train), config.index) == FLAT:
             return exact
         tune = features.pooled[usable & (cases.roles == "tune")]
-        graph = exact.exchanged(
-            calibration, minimum, np.concatenate([calibration, tune]), confidence
-        )
+        graph = exact.exchanged(calibration, np.concatenate([calibration.pooled, tune]))
         if graph.index.kind == FLAT and config.index.kind == HNSW and graph.exchange is not None:
             raise UserError(
                 f"a graph over these {len(graph)} vectors decides only "
@@ -189,51 +219,43 @@ class Assessor:
             )
         return graph
 
-    def calibrated(
-        self, held_out: NDArray[np.float32], minimum: int, confidence: float = 0.0
-    ) -> Assessor:
+    def calibrated(self, held_out: HeldOut) -> Assessor:
         """A copy whose p-values come from these cases, as this index sees them.
-
-        Args:
-            held_out: float32 (n, d), raw features of calibration cases, none of them indexed.
-            minimum, confidence: see :class:`~curbside.indexes.conformal.Calibration`.
 
         Raises:
             UserError: no calibration case.
         """
-        known = self._measure(held_out)
-        predicted = known.posterior.argmax(axis=1)
+        known = self._measure(held_out.pooled)
+        scores, copies = known.novelty.copy(), held_out.copies
+        data = [held_out.pooled.tobytes()]
+        if copies is not None and len(copies.rows):
+            np.maximum.at(scores, copies.rows, self._measure(copies.pooled).novelty)
+            data += [copies.rows.tobytes(), copies.pooled.tobytes()]
         return self.with_calibration(
             Calibration.fit(
-                known.novelty,
-                predicted,
+                scores,
+                known.posterior.argmax(axis=1),
                 self.modalities,
-                minimum=minimum,
-                confidence=confidence,
-                data=content_hash("calibration", held_out.tobytes()),
+                minimum=held_out.minimum,
+                confidence=held_out.confidence,
+                data=content_hash("calibration", *data),
             )
         )
 
-    def exchanged(
-        self,
-        held_out: NDArray[np.float32],
-        minimum: int,
-        check: NDArray[np.float32],
-        confidence: float = 0.0,
-    ) -> Assessor:
+    def exchanged(self, held_out: HeldOut, check: NDArray[np.float32]) -> Assessor:
         """The same on a graph if that decides as this exact index does, else this one.
 
         Either way ``exchange`` says what the check found.
 
         Args:
-            held_out, minimum, confidence: see :meth:`calibrated`.
+            held_out: what either is calibrated on.
             check: float32 (n, d), raw features of cases, none of them indexed, to decide twice.
         """
         exact, graph = self.assess(check), self._index.as_kind(HNSW)
         tried = None
         for width in WIDTHS:
             new = self.on(graph.widened(width), self._indexed)
-            new = new.calibrated(held_out, minimum, confidence)
+            new = new.calibrated(held_out)
             tried = Exchange(HNSW, width, len(check), agreement(exact, new.assess(check)))
             if tried.passed:
                 new.exchange = tried

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.config import IndexConfig
-from curbside.indexes.assess import Assessor, Indexed
+from curbside.indexes.assess import Assessor, HeldOut, Indexed
 from curbside.indexes.competence import Competence
 from curbside.indexes.exchange import agreement
 from curbside.indexes.novelty import fit_score
@@ -116,12 +116,12 @@ def _bench(n: int, d: int, singles: int, batch: int, kind: str) -> SizeBench:
         Indexed(np.arange(n).astype(str), modalities, modalities),
         ("mahalanobis", score),
         _NEIGHBOURS,
-    ).calibrated(held_out, 45)
+    ).calibrated(HeldOut(held_out, 45))
     del vectors
     agents = tuple(f"agent-{i}" for i in range(_AGENTS))
     serving = exact
     if kind == HNSW:
-        serving = exact.on(index, exact.indexed).calibrated(held_out, 45)
+        serving = exact.on(index, exact.indexed).calibrated(HeldOut(held_out, 45))
     serving = serving.bind(agents, {}, _competence(serving, agents, d))
     queries, _ = planted(max(singles, batch), d, seed=3)
     few = queries[:1000]

@@ -70,6 +70,7 @@ class Projection:
         modalities: NDArray[np.str_],
         labels: NDArray[np.str_],
         config: ProjectionConfig,
+        copies: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     ) -> Projection:
         """Fit on ``train`` cases.
 
@@ -77,6 +78,8 @@ class Projection:
             pooled: float32 (n, d), raw.
             modalities: (n,), ``""`` nowhere.
             labels: (n,), ``""`` where there is none.
+            copies: raw features of v images and of a perturbed copy of each, float32 (v, d)
+                both; weighted by ``config.invariance``.
 
         Raises:
             UserError: fewer than two modalities, or no more cases than classes.
@@ -91,7 +94,13 @@ class Projection:
                 f"the projection needs train cases of two modalities or more, not {len(coarse)}",
                 hint="add cases to the manifest, or set encoder.projection.kind: none",
             )
-        mean, axes = _discriminants(x, modalities, class_names(modalities, labels), config)
+        nuisance = np.zeros((x.shape[1], x.shape[1]))
+        if copies is not None and len(copies[0]) and config.invariance:
+            change = (_spread(copies[1]) - _spread(copies[0])).astype(np.float64)
+            nuisance = config.invariance * (change.T @ change) / len(change)
+        mean, axes = _discriminants(
+            x, modalities, class_names(modalities, labels), config, nuisance
+        )
         return cls("lda", mean.astype(np.float32), np.ascontiguousarray(axes.astype(np.float32)))
 
     @property
@@ -137,6 +146,7 @@ def _discriminants(
     modalities: NDArray[np.str_],
     classes: NDArray[np.str_],
     config: ProjectionConfig,
+    nuisance: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The weighted mean (d,) and discriminant axes (d, k): whiten, then the axes of the means."""
     _, first, inverse, counts = np.unique(
@@ -152,7 +162,7 @@ def _discriminants(
     np.add.at(means, inverse, x)
     means /= counts[:, None]
     residual = x - means[inverse]
-    within = residual.T @ residual / (n - c)
+    within = residual.T @ residual / (n - c) + nuisance
     d = len(within)
     scale = max(float(np.trace(within)) / d, 1e-12)
     # the tiny ridge keeps the factor positive where shrinkage is 0 and d > n

@@ -35,6 +35,7 @@ from curbside.indexes.encoder import load_encoder
 from curbside.indexes.features import Features, FeatureSource
 from curbside.indexes.outcomes import Outcomes
 from curbside.indexes.text import TextEncoder
+from curbside.indexes.views import Views, most_viewed, views_of
 from curbside.progress import bar
 from curbside.response_file import load_responses, save_responses
 from curbside.responses import ResponseMatrix
@@ -48,6 +49,8 @@ __all__ = ["Workspace", "read_all"]
 
 _BUILT_FROM = ("train", "tune", "calibration")
 _READ_BLOCK = 256
+#: Train images whose perturbed copies are encoded.
+_VIEWED = 2000
 _OUT_OF_FOLD = "out-of-fold"
 #: Raise when what a version holds, or how it is learned, changes.
 _FORMAT = 2
@@ -103,6 +106,22 @@ class Workspace:
     def features(self, cases: Cases, label: str = "encoding images") -> Features:
         """Features of cases, one row each."""
         return self.source.of(cases.studies(), label=label)
+
+    def views(self, cases: Cases, features: Features) -> Views | None:
+        """Perturbed copies of train and calibration images, as the configuration asks for them.
+
+        Of the many train images some are enough: they only say what perturbing changes.
+        """
+        invariance = self.config.encoder.projection.invariance
+        copies = self.config.index.calibration_copies
+        train = np.flatnonzero(features.usable & (cases.roles == "train"))
+        train = most_viewed(features.digests, train, _VIEWED if invariance else 0)
+        held_out = np.flatnonzero(features.usable & (cases.roles == "calibration") & copies)
+        rows = np.concatenate([train, held_out])
+        if not len(rows):
+            return None
+        encoder, studies = self.source.encoder, cases.studies()
+        return views_of(encoder, studies, features.digests, rows, self.cache_folder)
 
     # -- building ------------------------------------------------------------------------
 
@@ -225,7 +244,7 @@ class Workspace:
         added: Cases | None = None,
     ) -> str:
         """Fit, calibrate, read tune, learn competence; write it all as one version."""
-        assessor = Assessor.fit(cases, features, self.config)
+        assessor = Assessor.fit(cases, features, self.config, self.views(cases, features))
         rows = self._tune_rows(cases)
         tune, tune_features = cases.take(rows), features.take(rows)
         # where nothing is trained, tasks are those of the cases, and no version serves yet

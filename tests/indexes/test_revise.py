@@ -11,7 +11,7 @@ import pytest
 from curbside.config import Config, IndexConfig
 from curbside.errors import InternalError, UserError
 from curbside.indexes import assess, exchange
-from curbside.indexes.assess import Assessor
+from curbside.indexes.assess import Assessor, HeldOut
 from curbside.indexes.exchange import Exchange, agreement
 from curbside.indexes.revise import compacted, extended, without
 from curbside.indexes.vectors import FLAT, HNSW
@@ -30,7 +30,7 @@ def graph(world: Any) -> Assessor:
 
 
 def recalibrated(world: Any, a: Assessor) -> Assessor:
-    return a.calibrated(world.pooled("calibration"), 45)
+    return a.calibrated(HeldOut(world.pooled("calibration"), 45))
 
 
 def test_a_graph_serves_after_a_check_that_is_kept(
