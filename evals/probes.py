@@ -117,6 +117,7 @@ def run_probes(probes: Sequence[Probe], config: PolicyConfig) -> list[ProbeResul
     """Every probe that holds for the policy's kind, decided in one batch."""
     from curbside.evals.replay import Recording
     from curbside.router.policies import make_policy
+    from curbside.router.policy import codes
 
     mine = [p for p in probes if config.kind in p.policies]
     if not mine:
@@ -131,7 +132,7 @@ def run_probes(probes: Sequence[Probe], config: PolicyConfig) -> list[ProbeResul
             "outcome": "answered" if decided.answered[i] else "referred",
             "reader": AGENTS[int(weights.argmax())] if weights.any() else None,
             "asked": sorted(a for a, asked in zip(AGENTS, decided.asked[i], strict=True) if asked),
-            "reason": policy.reasons[int(decided.reason[i])],
+            "reason": codes(policy)[int(decided.reason[i])],
         }
         out.append(ProbeResult(probe, _wrong(probe.expect, got)))
     return out

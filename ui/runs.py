@@ -31,6 +31,7 @@ from curbside.evals.runs import SUMMARY_FILE, load_summary
 from curbside.evals.schema import Summary
 from curbside.response_file import load_responses
 from curbside.router.policies import make_policy
+from curbside.router.policy import codes
 
 __all__ = [
     "Move",
@@ -174,7 +175,7 @@ def replay(run: Run, setting: Setting) -> Replay:
         reader=np.where(has, d.weights.argmax(axis=1), -1),
         calls=d.asked.sum(axis=1).astype(np.float32),
         cost=np.asarray((d.asked * price).sum(axis=1), np.float32),
-        reason=tuple(policy.reasons[i] for i in d.reason.tolist()),
+        reason=tuple(codes(policy)[i] for i in d.reason.tolist()),
     )
 
 
