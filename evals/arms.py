@@ -173,12 +173,16 @@ def hybrid(
     assessments: Assessments,
     roster: Roster,
     generalist: str,
+    *,
+    scores: Float | None = None,
+    kind: Kind = "hybrid",
 ) -> Arm:
     """A serving policy over {the specialist team, one generalist}, with its gates off.
 
     Args:
         assessments: of the same cases; its agents include those of the matrix that the
             policy needs competence of.
+        scores: float32 (n, 2), instead of the learned competence of the two.
     """
     from curbside.router.policies import make_policy
 
@@ -187,9 +191,10 @@ def hybrid(
     policy = make_policy(
         config.model_copy(update={"alpha": 0.0, "floor": 0.0}), agents=two, generalist=generalist
     )
-    readers = Recording.of(
-        _pair(matrix, column, two), _two_readers(assessments, matrix, column, two)
-    )
+    facts = _two_readers(assessments, matrix, column, two)
+    if scores is not None:
+        facts = replace(facts, competence=scores)
+    readers = Recording.of(_pair(matrix, column, two), facts)
     decided = readers.decide(policy)
     g = matrix.column(generalist)
     rows = np.arange(len(matrix))
@@ -200,7 +205,7 @@ def hybrid(
         out[:, g] += values[:, 1].astype(np.float32)
         return out
 
-    return Arm(name, "hybrid", spread(decided.weights), spread(decided.asked))
+    return Arm(name, kind, spread(decided.weights), spread(decided.asked))
 
 
 def served(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curbside.assessments import Assessments
 from curbside.config import CascadePolicy, CompetencePolicy, Config, PolicyConfig, TierPolicy
@@ -13,6 +14,7 @@ from curbside.evals import arms as arm_
 from curbside.evals.arms import Arm, Outcomes, Roster
 from curbside.evals.frame import Frame
 from curbside.evals.metrics import Scorer
+from curbside.evals.peers import PEERS, cross_fitted
 from curbside.evals.tags import tags_arm
 from curbside.responses import ResponseMatrix
 
@@ -34,6 +36,7 @@ __all__ = [
     "single_names",
     "test_arms",
     "tune_accuracy",
+    "with_peers",
 ]
 
 G16, GFULL, TWIN = "generalist-16", "generalist-full", "generalist-full-b"
@@ -48,12 +51,14 @@ HYBRIDS = ("H-tier", "H-competence", "H-cascade")
 class Part:
     """Cases that agents were asked about: a frame, what was known, what was said (n rows each).
 
-    ``assessments.agents`` are those whose competence is known; on tune it is cross-fitted.
+    ``assessments.agents`` are those whose competence is known; on tune it is cross-fitted, as
+    are ``peers``: router of another group → float32 (n, 2), its scores of S and Gfull.
     """
 
     frame: Frame
     assessments: Assessments
     matrix: ResponseMatrix
+    peers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,11 @@ def plain_arms(part: Part, roster: Roster, config: Config) -> dict[str, Arm]:
         for kind in ("tier", "competence", "cascade"):
             name = f"H-{kind}"
             out[name] = arm_.hybrid(name, policies[kind], m, a, roster, GFULL)
+        for peer, scores in part.peers.items():
+            name = f"R-{peer}"
+            out[name] = arm_.hybrid(
+                name, CompetencePolicy(), m, a, roster, GFULL, scores=scores, kind="baseline"
+            )
     if G16 in m.agents:
         out["G16"] = arm_.single(m, G16, "G16")
         out["H-tier16"] = arm_.hybrid("H-tier16", policies["tier"], m, a, roster, G16)
@@ -153,6 +163,31 @@ def roster_of(t: Trained) -> Roster:
         return float(np.mean(by)) if by else 0.0
 
     return Roster(t.specialists, arm_.best_fallback(score, t.specialists))
+
+
+def with_peers(
+    t: Trained, tune_vectors: NDArray[np.float32], test_vectors: NDArray[np.float32]
+) -> Trained:
+    """The same draw with the scores of other groups' routers, learned on its tune cases.
+
+    Args:
+        tune_vectors, test_vectors: float32 (n, d), embeddings of the cases of both parts.
+    """
+    if GFULL not in t.tune.matrix.agents or not t.tune.frame.scored.any():
+        return t
+    arms = plain_arms(t.tune, roster_of(t), Config())
+    right = np.stack([arm_.outcomes(t.tune.matrix, arms[a]).right for a in ("S", "Gfull")], axis=1)
+    group = t.tune.frame.group
+    return replace(
+        t,
+        tune=replace(
+            t.tune,
+            peers={n: cross_fitted(f, tune_vectors, right, group) for n, f in PEERS.items()},
+        ),
+        test=replace(
+            t.test, peers={n: f(tune_vectors, right, test_vectors) for n, f in PEERS.items()}
+        ),
+    )
 
 
 def tune_accuracy(

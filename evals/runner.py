@@ -36,7 +36,7 @@ from curbside.evals.frame import (
 )
 from curbside.evals.matrix import question_digest, read_matrix, save_responses
 from curbside.evals.outcome_file import OUTCOMES_FILE, save_outcomes
-from curbside.evals.protocol import Part, Trained
+from curbside.evals.protocol import Part, Trained, with_peers
 from curbside.evals.schema import Control, Summary
 from curbside.evals.subgroups import ATTRIBUTES, NORMAL, CaseFacts
 from curbside.evals.summary import summarise, write_summary
@@ -273,13 +273,15 @@ def _trained(
     competence = Competence.fit(built.assessor, tune, tune_features, responses)
     bound = built.assessor.bind(fleet.names, fleet.specialists, competence)
     test = bound.assess(features.pooled[asked])
-    return Trained(
+    trained = Trained(
         seed=t.seed,
         specialists=fleet.specialists,
         serving=fleet.generalist,
         test=Part(replace(frame.take(asked), group=frame.group[asked]), test, matrix),
         tune=tune_part(built, t)[0],
     )
+    vectors = [built.assessor.embed(f).vectors for f in (tune_features.pooled, features.pooled)]
+    return with_peers(trained, vectors[0], vectors[1][asked])
 
 
 def case_facts(cases: Cases) -> CaseFacts:

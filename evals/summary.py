@@ -52,6 +52,8 @@ _ABOUT = {
     "H-cascade": "S, then Gfull where unsure; the surer answer",
     "random": "S or Gfull by chance, at the hybrid's rates within each recognised modality",
     "tags": "routing by a coarse DICOM code, body part wrong in 15 % of cases",
+    "R-similarity": "RouteLLM's similarity-weighted ranking over {S, Gfull}, learned on tune",
+    "R-mlp": "RouterBench's MLP router over {S, Gfull}, learned on tune",
     "task-oracle": "S or Gfull, whichever did better on the case's task on tune",
     "case-oracle": "S or Gfull, whichever is right: no router can do better",
     "twin-oracle": "Gfull of two seeds, whichever is right: what luck alone gains",
@@ -163,7 +165,10 @@ def arm_costs(by: Mapping[str, BuildCost], specialists: Mapping[str, str]) -> di
         "S": team,
         "G16": [G16],
         "Gfull": [GFULL],
-        **{a: [*team, GFULL] for a in ("E", "H-tier", "H-competence", "H-cascade")},
+        **{
+            a: [*team, GFULL]
+            for a in ("E", "H-tier", "H-competence", "H-cascade", "R-similarity", "R-mlp")
+        },
         "H-tier16": [*team, G16],
         **{name: [name] for name in by if name not in (G16, GFULL)},
     }

@@ -18,6 +18,8 @@ SHOWN = (
     "H-tier16",
     "random",
     "tags",
+    "R-similarity",
+    "R-mlp",
     "linear-full",
     "case-oracle",
 )
