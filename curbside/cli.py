@@ -25,6 +25,7 @@ COMMANDS = (
     "eval",
     "policy",
     "index",
+    "drift",
     "benchmark",
     "config",
     "console",

@@ -27,7 +27,7 @@ from scipy import stats
 
 from curbside.errors import InternalError
 
-__all__ = ["MINIMUM", "DriftReport", "ModalityDrift", "Sample", "drift", "martingale"]
+__all__ = ["LEVEL", "MINIMUM", "DriftReport", "ModalityDrift", "Sample", "drift", "martingale"]
 
 Verdict = Literal["stable", "drift", "insufficient"]
 
@@ -130,9 +130,10 @@ def drift(
     if not len(calibration):
         raise InternalError("drift is measured against calibration cases, and there are none")
     rng = np.random.default_rng(seed)
-    found = []
-    for modality in sorted(set(window.modality.tolist())):
-        found.append(_modality(modality, window.of(modality), calibration.of(modality), rng))
+    found = [
+        _modality(modality, window.of(modality), calibration.of(modality), rng)
+        for modality in sorted(set(window.modality.tolist()))
+    ]
     mix_p = _mix(window.modality, calibration.modality)
     ps = np.array([mix_p, *(m.p for m in found)])
     adjusted = _holm(ps)

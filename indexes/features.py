@@ -233,6 +233,18 @@ class FeatureSource:
         failed = self._encode(todo, rows, label=label, grid=grid) if todo else {}
         return rows, failed
 
+    def kept(self, digests: Sequence[str]) -> NDArray[np.float32]:
+        """Raw pooled features of images that were encoded before, float32 (n, d).
+
+        A row of NaN where none are kept; nothing is encoded.
+        """
+        rows = self._known(dict.fromkeys(digests), grid=False)
+        out = np.full((len(digests), self.encoder.dimensions), np.nan, np.float32)
+        for i, digest in enumerate(digests):
+            if digest in rows:
+                out[i] = rows[digest].pooled
+        return out
+
     def _name(
         self, instances: Sequence[Instance | ImageError]
     ) -> list[tuple[Instance, str] | ImageError]:

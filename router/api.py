@@ -23,6 +23,7 @@ from curbside.home import home as default_home
 from curbside.progress import Advance, bar
 from curbside.readings import CaseRecord, Status, Versions
 from curbside.router.desk import RouterDesk
+from curbside.router.drift import suspended_strata
 from curbside.router.flow import BLOCK, decided, read
 from curbside.router.graph import build_graph
 from curbside.router.ledger import open_ledger
@@ -59,6 +60,7 @@ class Router:
             fleet.serving,
             fleet.generalist,
             {name: agent.card.cost for name, agent in agents.items()},
+            suspended_strata(workspace.home, assessor.calibration_digest),
         )
         versions = Versions(
             code=__version__,

@@ -93,6 +93,10 @@ def explain(
             stratum_n=counts[i],
         )
         outcome = _outcome(case, familiarity, modality[i], support[i], disagree[i], changes[i])
+        if serving.suspended & {strata[i], "*"}:
+            outcome = outcome.model_copy(
+                update={"reasons": (*outcome.reasons, _suspended(strata[i]))}
+            )
         records.append(
             case.base.model_copy(
                 update={
@@ -179,6 +183,14 @@ def _outcome(
         reasons=tuple(reasons),
         dissent=dissent,
         counterfactuals=changes,
+    )
+
+
+def _suspended(stratum: str) -> Reason:
+    return Reason(
+        code="drift",
+        text=f"Recent cases differ from those that calibrated stratum {stratum}: what its p-value "
+        "promises is suspended until curbside drift finds it stable.",
     )
 
 

@@ -39,12 +39,17 @@ Said = Sequence[Mapping[str, AnyResponse]]
 
 @dataclass(frozen=True)
 class Serving:
-    """What decisions are made with: the policy, its agents, and their costs."""
+    """What decisions are made with: the policy, its agents, and their costs.
+
+    ``suspended`` names calibration strata whose guarantee does not hold for now (drift),
+    ``"*"`` all of them; it changes what is said of a decision and not the decision.
+    """
 
     config: PolicyConfig
     agents: tuple[str, ...]
     generalist: str
     costs: Mapping[str, float]
+    suspended: frozenset[str] = frozenset()
 
     def facts(self) -> str:
         """Agents, generalist and costs as JSON; with a policy, all of it: :meth:`of_facts`."""
