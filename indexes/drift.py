@@ -3,8 +3,8 @@
 Per recognised modality, three tests of one question:
 
 - p-values: two-sample Kolmogorov-Smirnov of the novelty scores of window and calibration
-  stratum, which is the comparison of the window's p-values with uniform ones that counts
-  how few calibration cases there are;
+  stratum: p-values are ranks among those scores, so this compares them with uniform ones,
+  and counts how few calibration cases there are;
 - a test martingale (Vovk, Nouretdinov & Gammerman 2003): each score is ranked among the
   calibration scores and the window's earlier ones, and a mixture of power bets is placed on
   small p-values; by Ville's inequality P(sup M ≥ 1/δ) ≤ δ, so 1/sup M is a p-value whenever

@@ -112,7 +112,11 @@ def window_sample(
 
 
 def calibration_sample(workspace: Workspace, assessor: Assessor) -> Sample:
-    """The cases that calibrate, as the index sees them."""
+    """The cases that calibrate, as the index sees them and without copies of them.
+
+    A p-value may count with the strangest copy of each case and is then larger than it need
+    be; only cases as they are can be compared with a window's.
+    """
     cases = workspace.built_cases()
     features = workspace.features(cases)
     train = np.flatnonzero((cases.roles == "train") & features.usable)
