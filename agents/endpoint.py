@@ -14,6 +14,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Coroutine, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -280,10 +281,16 @@ class Endpoint:
                 timeout=None,
                 http_client=http,
             )
+            # an endpoint that nobody holds any more gives its connections back
+            weakref.finalize(self, _close_later, self._client).atexit = False
         return self._client
 
     def _http(self) -> Any:
         return self._opened()._client
+
+
+def _close_later(client: Any) -> None:
+    asyncio.run_coroutine_threadsafe(client.close(), _loop())
 
 
 def _refused(status: int, retry_after: str | None) -> CallFailed:

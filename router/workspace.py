@@ -347,12 +347,16 @@ class Workspace:
 
     # -- opening -------------------------------------------------------------------------
 
+    def trained(self) -> Fleet:
+        """The agents that were built, verified.  Raises NotBuilt, IndexMismatch, IndexCorrupt."""
+        return Fleet.load(self.fleet_folder, self.source, self.text)
+
     def _open_fleet(self, cases: Cases | None = None) -> Fleet:
         spec = self.fleet_spec
         known = ({}, {}) if spec.embedded else _tasks(cases or self.built_cases())
         return open_fleet(
             spec,
-            stored=lambda: Fleet.load(self.fleet_folder, self.source, self.text),
+            stored=self.trained,
             tasks=known[0],
             tasks_of=known[1],
             folder=self.fleet_file.parent,

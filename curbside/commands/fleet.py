@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from curbside.agents.fleet import Fleet
     from curbside.agents.fleet_spec import FleetSpec
 
 __all__ = ["register"]
@@ -27,6 +28,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="The agents that read: a fleet is a file.")
     group.command("list")(list_)
     group.command("show")(show)
+    group.command("check")(check)
+    group.command("serve")(serve)
     app.add_typer(group, name="fleet")
 
 
@@ -51,6 +54,74 @@ def show(fleet: _Fleet = "") -> None:
 
     spec, _ = _spec(fleet)
     typer.echo(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False).rstrip())
+
+
+def check(fleet: _Fleet = "") -> None:
+    """Ask every agent something, and say what works, what does not and what mends it.
+
+    Exits with 1 when an agent does not work.
+    """
+    from curbside.agents.checking import check_agent
+    from curbside.agents.serving import serve_commands
+    from curbside.study import Question
+
+    spec, path = _spec(fleet)
+    this = f"curbside fleet serve --fleet {fleet or path} --start --only"
+    commands = {c.endpoint: f"{this} {c.endpoint}" for c in serve_commands(spec, path.parent)}
+    endpoint_of = {n: getattr(a, "endpoint", "") for n, a in spec.agents.items()}
+    opened = _open(spec, path)
+    questions = tuple(Question(options=o, task=t) for t, o in opened.tasks.items())
+    broken = 0
+    for name, agent in {**opened.agents, **opened.people}.items():
+        typer.echo(f"{name}  ({agent.card.kind}, {agent.card.role})")
+        serve_with = commands.get(endpoint_of.get(name, ""), "")
+        for found in check_agent(agent, serve=serve_with, questions=questions):
+            mark = {True: "ok", False: "NO", None: "–"}[found.ok]
+            broken += found.ok is False
+            typer.echo(f"  {mark:3} {found.check:18} {found.said}")
+            if found.mend:
+                typer.echo(f"      next: {found.mend}")
+    if broken:
+        raise typer.Exit(1)
+
+
+def serve(
+    fleet: _Fleet = "",
+    start: Annotated[bool, typer.Option(help="Start the servers and keep them up.")] = False,
+    only: Annotated[str, typer.Option(help="One endpoint of the fleet.")] = "",
+) -> None:
+    """Print the vLLM commands of a fleet's endpoints, or start and supervise them."""
+    from curbside.agents.serving import check_vllm, serve_commands, supervise
+    from curbside.errors import UserError
+    from curbside.home import home
+
+    spec, path = _spec(fleet)
+    commands = [c for c in serve_commands(spec, path.parent) if only in ("", c.endpoint)]
+    if not commands:
+        valid = ", ".join(n for n, e in spec.endpoints.items() if e.serve) or "none"
+        raise UserError(
+            f"no endpoint of {path} is to be served; those that say how: {valid}",
+            hint="curbside fleet show",
+        )
+    if not start:
+        for command in commands:
+            typer.echo(f"# {command.endpoint}")
+            typer.echo(str(command))
+        return
+    typer.echo(f"vLLM {check_vllm()}")
+    supervise(commands, home() / "serve", say=typer.echo)
+
+
+def _open(spec: FleetSpec, path: Path) -> Fleet:
+    """The fleet of a file; tasks and trained agents come from what was built, if anything was."""
+    from curbside.agents.opening import open_fleet
+    from curbside.config import Config, load_config
+    from curbside.home import config_path, home
+    from curbside.router.workspace import Workspace
+
+    config = load_config(config_path()) if config_path().is_file() else Config()
+    workspace = Workspace(home(), config)
+    return open_fleet(spec, stored=workspace.trained, folder=path.parent)
 
 
 def _spec(fleet: str) -> tuple[FleetSpec, Path]:
