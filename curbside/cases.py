@@ -23,7 +23,18 @@ from curbside.errors import CasesError, ImageError, RowProblem
 from curbside.pixels import IMAGE_SUFFIXES
 from curbside.study import Question, Study, content_hash
 
-__all__ = ["ROLES", "TIERS", "Case", "Cases", "cases_of_rows", "read_cases", "read_table"]
+__all__ = [
+    "ROLES",
+    "TIERS",
+    "Case",
+    "Cases",
+    "bad_rows",
+    "case_of",
+    "cases_of_rows",
+    "read_cases",
+    "read_table",
+    "rows_of",
+]
 
 ROLES = ("train", "tune", "calibration", "test")
 TIERS = ("common", "rare", "novel")
@@ -32,6 +43,7 @@ _KNOWN = frozenset(
 ) | {"group"}
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 _SHOWN = 10
+_PARQUET_ROWS = 1000
 _HINT = "mend the manifest (docs/cases.md says what each column holds), then run it again"
 
 
@@ -203,24 +215,29 @@ def cases_of_rows(rows: Sequence[tuple[int, Mapping[Any, Any]]], path: Path) -> 
     problems: list[RowProblem] = []
     cases: list[Case] = []
     for line, row in rows:
-        case, wrong = _case(path.parent, line, row)
+        case, wrong = case_of(path.parent, line, row)
         problems += [RowProblem(line, w) for w in wrong]
         if case is not None:
             cases.append(case)
     problems += _between_rows(cases)
     if problems:
-        problems.sort(key=lambda p: p.line)
-        shown = [f"line {p.line}: {p.reason}" for p in problems[:_SHOWN]]
-        more = len(problems) - len(shown)
-        rest = [f"… and {more} more"] if more else []
-        bad = len({p.line for p in problems})
-        raise CasesError(
-            f"{path} has {len(problems)} problem(s) in {bad} of {len(rows)} row(s):\n  "
-            + "\n  ".join(shown + rest),
-            problems=problems,
-            hint=_HINT,
-        )
+        raise bad_rows(path, problems, len(rows))
     return Cases(cases, path)
+
+
+def bad_rows(path: Path, problems: Sequence[RowProblem], n: int) -> CasesError:
+    """The error that names all bad rows of the n of a manifest."""
+    ordered = sorted(problems, key=lambda p: p.line)
+    shown = [f"line {p.line}: {p.reason}" for p in ordered[:_SHOWN]]
+    more = len(ordered) - len(shown)
+    rest = [f"… and {more} more"] if more else []
+    bad = len({p.line for p in ordered})
+    return CasesError(
+        f"{path} has {len(ordered)} problem(s) in {bad} of {n} row(s):\n  "
+        + "\n  ".join(shown + rest),
+        problems=ordered,
+        hint=_HINT,
+    )
 
 
 def read_table(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -229,16 +246,18 @@ def read_table(path: Path) -> list[tuple[int, dict[str, Any]]]:
     Raises:
         CasesError: it cannot be read as what its ending says.
     """
+    return list(rows_of(path))
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """:func:`read_table` one row after another, few of them in memory at a time."""
+    readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     if path.suffix.lower() not in _SUFFIXES:
         raise CasesError(
             f"{path} is no manifest by its name; valid endings: {', '.join(_SUFFIXES)}", hint=_HINT
         )
     try:
-        if path.suffix.lower() == ".csv":
-            return _csv(path)
-        if path.suffix.lower() == ".jsonl":
-            return _jsonl(path)
-        return _parquet(path)
+        yield from readers[path.suffix.lower()](path)
     except FileNotFoundError:
         raise CasesError(f"{path} does not exist", hint="give the path of a manifest") from None
     except UnicodeDecodeError:
@@ -247,10 +266,9 @@ def read_table(path: Path) -> list[tuple[int, dict[str, Any]]]:
         raise CasesError(f"{path} cannot be read: {e.strerror or e}", hint=_HINT) from None
 
 
-def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import csv
 
-    rows: list[tuple[int, dict[str, Any]]] = []
     with path.open(encoding="utf-8-sig", newline="") as f:
         reader = csv.DictReader(f, strict=True)
         try:
@@ -262,27 +280,28 @@ def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if twice:
             raise CasesError(f"{path} has a column twice: {', '.join(twice)}", hint=_HINT)
         try:
-            rows.extend((reader.line_num, dict(row)) for row in reader)
+            for row in reader:
+                yield reader.line_num, dict(row)
         except csv.Error as e:
             raise CasesError(f"{path}, line {reader.line_num}: not CSV ({e})", hint=_HINT) from None
-    return rows
 
 
-def _jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import json
 
-    rows, problems = [], []
-    for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append((line, {k: v for k, v in row.items() if v is not None}))
-        else:
-            problems.append(RowProblem(line, "not a JSON object"))
+    problems = []
+    with path.open(encoding="utf-8-sig") as f:
+        for line, text in enumerate(f, 1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                yield line, {k: v for k, v in row.items() if v is not None}
+            else:
+                problems.append(RowProblem(line, "not a JSON object"))
     if problems:
         shown = ", ".join(str(p.line) for p in problems[:_SHOWN])
         raise CasesError(
@@ -290,21 +309,25 @@ def _jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
             problems=problems,
             hint=_HINT,
         )
-    return rows
 
 
-def _parquet(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    line = 0
     try:
-        rows = pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as f:
+            for batch in f.iter_batches(_PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    line += 1
+                    yield line, {k: v for k, v in row.items() if v is not None}
     except pa.ArrowException as e:
         raise CasesError(f"{path} is not Parquet ({type(e).__name__})", hint=_HINT) from None
-    return [(n, {k: v for k, v in r.items() if v is not None}) for n, r in enumerate(rows, 1)]
 
 
-def _case(folder: Path, line: int, row: Mapping[Any, Any]) -> tuple[Case | None, list[str]]:
+def case_of(folder: Path, line: int, row: Mapping[Any, Any]) -> tuple[Case | None, list[str]]:
+    """The case of one row, None where it has no image, and all that is wrong with the row."""
     wrong: list[str] = []
     # csv.DictReader puts surplus fields under None, and None into missing fields
     if None in row:

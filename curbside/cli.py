@@ -21,6 +21,7 @@ COMMANDS = (
     "build",
     "studies",
     "route",
+    "batch",
     "cases",
     "eval",
     "policy",

@@ -37,39 +37,27 @@ def route(
     Without options and task, the task that the nearest training cases belong to is asked.
     --json prints one record, or a list of them where there are several studies.
     """
+    from curbside.commands.asking import asked
     from curbside.config import load_config, load_policy
-    from curbside.errors import ImageError, UserError
+    from curbside.errors import ImageError
     from curbside.home import config_path, home
     from curbside.intake import studies_in
     from curbside.readings import Status
     from curbside.router.api import Router
     from curbside.router.render import render
     from curbside.router.workspace import Workspace
-    from curbside.study import Question, Study
+    from curbside.study import Study
 
     hint = "give an image, a DICOM file, a folder or a zip archive: curbside route PATH"
     if not path.exists():
         raise ImageError("missing", "there is no such file or folder (missing)", hint=hint)
-    choices = tuple(o.strip() for o in options.split("|")) if options else ()
-    if choices and (len(choices) < 2 or "" in choices or len(set(choices)) < len(choices)):
-        raise UserError(
-            f"--options {options!r} must hold at least two different answers joined by '|'",
-            hint="for example: --options 'normal|abnormal'",
-        )
     settings = load_config(config or config_path())
     router = Router(
         Workspace(home(), settings), policy=load_policy(policy) if policy is not None else None
     )
-    if task and task not in router.tasks:
-        raise UserError(
-            f"--task {task!r} is unknown; known tasks: {', '.join(sorted(router.tasks))}",
-            hint="leave --task out, or give --options",
-        )
-    asked = Question(
-        options=choices or tuple(router.tasks.get(task, ())), text=question, task=task or None
-    )
+    wanted = asked(router.tasks, question, options, task)
     records, refused = [], []
-    for found in studies_in(path, question=asked, allowed_tags=settings.privacy.allowed_tags):
+    for found in studies_in(path, question=wanted, allowed_tags=settings.privacy.allowed_tags):
         if not isinstance(found, Study):
             refused.append(found)
             continue

@@ -1,0 +1,74 @@
+"""``curbside batch``: many studies through the router, into Parquet parts and the ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``batch`` to the command line."""
+    app.command("batch")(batch)
+
+
+def batch(
+    cases: Annotated[
+        Path,
+        typer.Argument(help="A manifest, or a folder or zip archive of images or DICOM."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for parts, errors and the summary.")],
+    question: Annotated[str, typer.Option(help="Asked of studies that bring no question.")] = "",
+    options: Annotated[str, typer.Option(help="Answers to choose from, joined by '|'.")] = "",
+    task: Annotated[str, typer.Option(help="A task that the fleet was trained on.")] = "",
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy file instead of the configuration's.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Read every study once: OUT/parts/*.parquet, errors.jsonl, summary.json.
+
+    Killed at any moment, the same command goes on where it stopped; run again, it reads
+    nothing twice.  Every outcome is also in the ledger.
+    """
+    from curbside.commands.asking import asked
+    from curbside.config import load_config, load_policy
+    from curbside.home import config_path, home
+    from curbside.progress import steps
+    from curbside.router.api import Router
+    from curbside.router.batch import incoming, run_batch
+    from curbside.router.workspace import Workspace
+
+    settings = load_config(config or config_path())
+    router = Router(
+        Workspace(home(), settings), policy=load_policy(policy) if policy is not None else None
+    )
+    given = incoming(
+        cases, asked(router.tasks, question, options, task), settings.privacy.allowed_tags
+    )
+    with steps("reading", given.total) as show:
+        summary = run_batch(router, given, out, show=show)
+    if as_json:
+        typer.echo(json.dumps(summary.model_dump(mode="json"), indent=1))
+        return
+    typer.echo(
+        f"{summary.cases} cases in {summary.parts} parts, {summary.new} of them new "
+        f"({summary.rate:.1f}/s, {summary.seconds:.0f} s)"
+    )
+    for name in ("status", "tier", "route", "errors", "objects_refused"):
+        counts = getattr(summary, name)
+        if counts:
+            said = ", ".join(f"{value.replace('_', ' ')} {n}" for value, n in counts.items())
+            typer.echo(f"  {name.replace('_', ' '):<15} {said}")
+    typer.echo(f"  parts           {out / 'parts'}")
+    if summary.errors or summary.objects_refused:
+        typer.echo(f"  what could not be used: {out / 'errors.jsonl'}")
+    if summary.status.get("needs_review"):
+        typer.echo("  next            curbside review list")

@@ -1,0 +1,272 @@
+"""A whole batch to files: Parquet parts, an errors file, a summary; goes on after any kill.
+
+Order of truth: the ledger first, then a part.  A run that was killed between the two finds
+its outcomes in the ledger and writes the parts that are missing; cases that a part holds
+are not looked at again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from curbside.case_stream import CaseStream, id_hash, is_manifest
+from curbside.errors import StorageError, UserError
+from curbside.intake import Refusal, studies_in
+from curbside.progress import Show
+from curbside.readings import CaseRecord, Versions
+from curbside.router.parts import SCHEMA, row_of
+from curbside.storage import new_file, write_text
+from curbside.study import Question, Study
+
+if TYPE_CHECKING:
+    from curbside.router.api import Router
+
+__all__ = ["BatchSummary", "Incoming", "incoming", "run_batch"]
+
+#: Cases of one part.
+PART_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """What a batch takes in: studies, and objects that are in none; ``total`` where known."""
+
+    total: int | None
+    open: Callable[[], Iterator[Study | Refusal]]
+
+
+def incoming(path: Path, question: Question, allowed_tags: tuple[str, ...]) -> Incoming:
+    """Studies of a manifest, or of a file, a folder or an archive of images and DICOM objects.
+
+    Args:
+        question: asked of studies that bring none.
+
+    Raises:
+        CasesError: bad rows of a manifest, all of them named.
+        UserError: there is no such path.
+    """
+    if is_manifest(path):
+        cases = CaseStream(path)
+
+        def studies() -> Iterator[Study | Refusal]:
+            for case in cases:
+                study = case.study()
+                asked = study.question
+                bare = not (asked.options or asked.text or asked.task)
+                yield replace(study, question=question) if bare else study
+
+        return Incoming(len(cases), studies)
+    if not path.exists():
+        raise UserError("there is no such manifest, file or folder", hint="curbside batch CASES")
+    return Incoming(None, lambda: studies_in(path, question=question, allowed_tags=allowed_tags))
+
+
+class BatchSummary(BaseModel):
+    """What a batch came to; ``summary.json``.
+
+    Args:
+        cases: rows in the parts; new: of these, written by this run.
+        objects_refused: objects that are in no study, by reason.
+        seconds: of this run; rate: its new cases a second.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cases: int
+    new: int
+    status: dict[str, int]
+    tier: dict[str, int]
+    route: dict[str, int]
+    errors: dict[str, int]
+    objects_refused: dict[str, int]
+    parts: int
+    seconds: float
+    rate: float
+    versions: Versions
+
+
+def run_batch(
+    router: Router,
+    given: Incoming,
+    out: Path,
+    *,
+    rows: int = PART_ROWS,
+    show: Show = lambda n, note: None,
+) -> BatchSummary:
+    """Read every study once, into the ledger and into ``out``.
+
+    ``out/parts/*.parquet`` have columns :data:`curbside.router.parts.SCHEMA`, one row a case;
+    ``out/errors.jsonl`` one line for each case or object that could not be used;
+    ``out/summary.json`` is a :class:`BatchSummary`, written last.
+
+    Raises:
+        UserError: ``out`` holds the parts of another policy, index or fleet.
+        StorageError: the disk is full; parts and ledger keep what is in them, and the same
+            command goes on from there.
+    """
+    started = time.monotonic()
+    _same_run(out, router.versions)
+    parts = _Parts(out / "parts", rows)
+    routes: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+    with _ErrorLines(out / "errors.jsonl") as write_line:
+
+        def studies() -> Iterator[Study]:
+            for found in given.open():
+                if isinstance(found, Refusal):
+                    refused[found.reason] += 1
+                    why = {"reason": found.reason, "message": found.message}
+                    write_line({"object": found.id, "study": found.study, **why})
+                elif parts.has(found.id):
+                    show(1, _note(routes))
+                else:
+                    yield found
+
+        for record in router.read_batch(studies()):
+            parts.add(record)
+            routes["+".join(record.outcome.route) or str(record.outcome.status)] += 1
+            show(1, _note(routes))
+        parts.flush()
+        counts = _counts(parts.paths(), write_line)
+    seconds = time.monotonic() - started
+    summary = BatchSummary(
+        cases=counts["status"].total(),
+        new=routes.total(),
+        status=_by_size(counts["status"]),
+        tier=_by_size(counts["tier"]),
+        route=_by_size(counts["route"]),
+        errors=_by_size(counts["error"]),
+        objects_refused=_by_size(refused),
+        parts=len(parts.paths()),
+        seconds=round(seconds, 3),
+        rate=round(routes.total() / seconds, 2),
+        versions=router.versions,
+    )
+    write_text(out / "summary.json", summary.model_dump_json(indent=1) + "\n")
+    return summary
+
+
+class _Parts:
+    """Parts of earlier runs and of this one; each file is whole or not there."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self._folder, self._rows = folder, rows
+        self._buffer: list[dict[str, Any]] = []
+        for left in folder.glob(".*.parquet.*"):  # of a killed run
+            left.unlink(missing_ok=True)
+        names = [p.stem for p in self.paths()]
+        self._next = 1 + max((int(n.removeprefix("part-")) for n in names), default=-1)
+        hashes = [id_hash(i) for p in self.paths() for i in _column(p, "case")]
+        self._known: NDArray[np.uint64] = np.sort(np.array(hashes, np.uint64))
+
+    def paths(self) -> list[Path]:
+        return sorted(self._folder.glob("part-*.parquet"))
+
+    def has(self, case: str) -> bool:
+        """Whether a part of an earlier run holds the case."""
+        at = int(np.searchsorted(self._known, np.uint64(id_hash(case))))
+        return at < len(self._known) and int(self._known[at]) == id_hash(case)
+
+    def add(self, record: CaseRecord) -> None:
+        self._buffer.append(row_of(record))
+        if len(self._buffer) >= self._rows:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._buffer:
+            return
+        table = pa.Table.from_pylist(self._buffer, schema=SCHEMA)
+        with new_file(self._folder / f"part-{self._next:06d}.parquet") as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        self._next += 1
+        self._buffer = []
+
+
+def _same_run(out: Path, versions: Versions) -> None:
+    """Parts of one folder come from one policy, index and fleet."""
+    path = out / "run.json"
+    body = versions.model_dump(mode="json", exclude={"code"})
+    if not path.is_file():
+        write_text(path, json.dumps(body, indent=1) + "\n")
+        return
+    try:
+        earlier = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        earlier = {}
+    changed = [name for name, value in body.items() if earlier.get(name) != value]
+    if changed:
+        raise UserError(
+            f"the parts in {out} come from another {', '.join(changed)}; they are not mixed",
+            hint="give another folder: curbside batch CASES --out DIR",
+        )
+
+
+class _ErrorLines:
+    """A file of JSON lines that takes its place when all are written."""
+
+    def __init__(self, path: Path) -> None:
+        for left in path.parent.glob(f".{path.name}.*"):  # of a killed run
+            left.unlink(missing_ok=True)
+        self._file = new_file(path)
+
+    def __enter__(self) -> Callable[[dict[str, Any]], None]:
+        temporary = self._file.__enter__()
+        self._out = temporary.open("w", encoding="utf-8")
+        return self._write
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def __exit__(self, *problem: Any) -> bool | None:
+        self._out.close()
+        return self._file.__exit__(*problem)
+
+
+def _counts(
+    paths: Iterable[Path], write_line: Callable[[dict[str, Any]], None]
+) -> dict[str, Counter[str]]:
+    """What the parts hold, by column; errors are written as they are met."""
+    counts: dict[str, Counter[str]] = {n: Counter() for n in ("status", "tier", "route", "error")}
+    for path in paths:
+        columns = ["case", "status", "tier", "route", "error", "error_text"]
+        for row in pq.read_table(path, columns=columns).to_pylist():
+            counts["status"][row["status"]] += 1
+            counts["tier"][row["tier"] or "unassessed"] += 1
+            if row["route"]:
+                counts["route"]["+".join(row["route"])] += 1
+            if row["error"]:
+                counts["error"][row["error"]] += 1
+                why = {"reason": row["error"], "message": row["error_text"]}
+                write_line({"case": row["case"], "status": row["status"], **why})
+    return counts
+
+
+def _column(path: Path, name: str) -> list[str]:
+    try:
+        found: list[str] = pq.read_table(path, columns=[name])[name].to_pylist()
+    except (pa.ArrowException, OSError) as e:
+        raise StorageError(
+            f"the part {path} cannot be read ({type(e).__name__})",
+            hint="delete it and run the command again: its cases come from the ledger",
+        ) from None
+    return found
+
+
+def _by_size(counts: Counter[str]) -> dict[str, int]:
+    return dict(counts.most_common())
+
+
+def _note(routes: Counter[str]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in routes.most_common(3))
