@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test benchmark lint browser docs lock clean-env help
+.PHONY: demo test benchmark lint browser screenshots docs lock clean-env help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +17,7 @@ help:
 	@echo "make benchmark  the whole protocol: 5 draws and seeds (over an hour)"
 	@echo "make lint       ruff, mypy, the import floors"
 	@echo "make browser    Chromium for the tests of the console (Debian's package, where it is missing)"
+	@echo "make screenshots  the pictures of docs/console.md again"
 	@echo "make docs       write the generated reference again"
 	@echo "make lock       write requirements*.txt from what is installed"
 	@echo "make clean-env  remove the environment"
@@ -67,6 +68,10 @@ test: lint browser
 	@rm -f .coverage
 	@$(BIN)/python -m pytest -q -m "not gpu and not weights" --cov --cov-report= --durations=10
 	@$(BIN)/python tests/coverage_floor.py
+
+# The pictures of docs/console.md, taken by the tests that drive the console over phantoms.
+screenshots: $(READY) browser
+	@CURBSIDE_SCREENSHOTS=$(CURDIR)/docs/console $(BIN)/python -m pytest -q tests/ui/test_browser.py
 
 docs: $(READY)
 	@$(BIN)/python docs/generate.py

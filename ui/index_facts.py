@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.agents.fleet import read_agent_file, read_fleet_file
+from curbside.config import Config
 from curbside.errors import CurbsideError, StorageError
 from curbside.indexes.store import MANIFEST
+from curbside.router.versions import CASES_FILE, VersionStore
 from curbside.storage import write_bytes
 
 __all__ = [
     "AgentRow",
     "IndexFacts",
+    "IndexVersion",
     "MapPoints",
     "agent_rows",
     "index_facts",
@@ -81,6 +84,46 @@ def agent_rows(folder: Path) -> list[AgentRow]:
                 peak_mib=float(cost.get("peak_mib", 0)),
             )
         )
+    return out
+
+
+def served_index(home: Path, config: Config) -> Path:
+    """Folder of the index that serves.  Raises NotBuilt, IndexCorrupt."""
+    store = VersionStore(home / config.stores.index)
+    return store.path(store.current()) / "index"
+
+
+def served_cases(home: Path, config: Config) -> Path:
+    """Manifest of the cases that the serving index was made from.  Raises as above."""
+    return served_index(home, config).with_name(CASES_FILE)
+
+
+@dataclass(frozen=True)
+class IndexVersion:
+    """One version of the index.  ``why`` says how it came to serve, ``""`` where it never did."""
+
+    name: str
+    created: str
+    cases: int
+    added: int
+    serves: bool
+    why: str
+
+
+def versions(home: Path, config: Config) -> list[IndexVersion]:
+    """Every version of the index, newest first.  Raises NotBuilt, IndexCorrupt."""
+    store = VersionStore(home / config.stores.index)
+    current, told = store.current(), {}
+    for one in store.serving().history:
+        told[one.version] = f"{one.how} {one.at[:16].replace('T', ' ')}" + (
+            f": {one.why}" if one.why else ""
+        )
+    out = []
+    for name in reversed(store.names()):
+        facts = store.facts(name)
+        n, added = sum(facts.cases.values()), sum(facts.added.values())
+        made = facts.created[:16].replace("T", " ")
+        out.append(IndexVersion(name, made, n, added, name == current, told.get(name, "")))
     return out
 
 

@@ -90,9 +90,9 @@ def handlers(where: Path | None = None) -> Mapping[str, Handler]:
 def draw_map(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Two dimensions of the index, kept for the fleet page."""
     from curbside.indexes.assess import Assessor
-    from curbside.ui.index_facts import index_facts, make_map, save_map
+    from curbside.ui.index_facts import index_facts, make_map, save_map, served_index
 
-    folder = desk.home / desk.config.stores.index
+    folder = served_index(desk.home, desk.config)
     facts = index_facts(folder)
     assessor = Assessor.load(folder, encoder=facts.encoder)
     points = make_map(

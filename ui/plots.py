@@ -27,7 +27,14 @@ def _figure(p: Palette, height: int, **layout: Any) -> Any:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": _SERIF, "size": 13, "color": p.ink},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={
+            "orientation": "h",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "x": 0,
+            "itemsizing": "constant",
+            "font": {"size": 12},
+        },
         hoverlabel={"bgcolor": p.panel, "font": {"color": p.ink}, "bordercolor": p.line},
         **layout,
     )
@@ -72,28 +79,29 @@ def cost_quality(points: Sequence[tuple[str, str, float, float, float, float]], 
 
     figure = _figure(p, 340)
     kinds = list(dict.fromkeys(kind for _, kind, *_ in points))
-    for i, kind in enumerate(kinds):
-        mine = [x for x in points if x[1] == kind]
+    for i, (name, kind, cost, value, low, high) in enumerate(points):
         figure.add_trace(
             go.Scatter(
-                x=[x[2] for x in mine],
-                y=[x[3] for x in mine],
-                name=kind,
-                mode="markers+text",
-                text=[x[0] for x in mine],
-                textposition="top center",
-                textfont={"size": 11.5, "color": p.ink},
-                marker={"color": p.series[i % 7], "symbol": _MARK[i % 7], "size": 10},
+                x=[cost],
+                y=[value],
+                name=name,
+                mode="markers",
+                # shape by kind of arm, colour by arm
+                marker={
+                    "color": p.series[i % 7],
+                    "symbol": _MARK[kinds.index(kind) % 7],
+                    "size": 11,
+                },
                 error_y={
                     "type": "data",
                     "symmetric": False,
-                    "array": [x[5] - x[3] for x in mine],
-                    "arrayminus": [x[3] - x[4] for x in mine],
+                    "array": [high - value],
+                    "arrayminus": [value - low],
                     "color": p.quiet,
                     "thickness": 1,
                     "width": 3,
                 },
-                hovertemplate="%{text}: %{y:.1%} at %{x:.2f} calls<extra></extra>",
+                hovertemplate=f"%{{y:.1%}} at %{{x:.2f}} calls<extra>{name} ({kind})</extra>",
             )
         )
     figure.update_xaxes(title="calls a case")
@@ -171,7 +179,7 @@ def embedding_map(
     """Indexed cases by modality (x, y, hover text), and new cases on top of them."""
     import plotly.graph_objects as go
 
-    figure = _figure(p, 520, dragmode="pan")
+    figure = _figure(p, 470, dragmode="pan")
     for i, (name, (x, y, words)) in enumerate(groups.items()):
         figure.add_trace(
             go.Scattergl(

@@ -290,7 +290,7 @@ def missed(run: Run, r: Replay) -> list[Move]:
 
 def _ended(r: Replay, agents: tuple[str, ...], i: int) -> str:
     who = agents[int(r.reader[i])] if r.reader[i] >= 0 else "nobody"
-    return f"answered by {who}" if r.answered[i] else f"held ({r.reason[i].replace('_', ' ')})"
+    return who if r.answered[i] else f"held: {r.reason[i].replace('_', ' ')}"
 
 
 def _effect(before: Replay, after: Replay, novel: bool, i: int) -> str:

@@ -22,6 +22,7 @@ from tests_router_world import TASKS, World, make_world, picture, strange
 from curbside.config import Config, save_config
 from curbside.router.ledger import Ledger, case_key, open_ledger
 from curbside.router.sources import SourceStore
+from curbside.router.versions import CASES_FILE, VersionFacts, VersionStore
 from curbside.storage import write_bytes, write_text
 from curbside.study import Question, Study
 from curbside.ui.workers import Worker
@@ -56,7 +57,12 @@ def home(curbside_home: Path, world: World) -> Path:
     """Six cases: two answered, two unlike any, one without an answer, one cut image."""
     config = Config(policy=world.config.policy)
     save_config(config, curbside_home / "curbside.yaml")
-    world.assessor.save(curbside_home / config.stores.index)
+    store = VersionStore(curbside_home / config.stores.index)
+    facts = VersionFacts(name="v1", parent=None, made_of="m", fleet="f", cases={"train": 84})
+    with store.adding(facts) as folder:
+        world.assessor.save(folder / "index")
+        write_text(folder / CASES_FILE, "")
+    store.serve("v1", "build")
     fleet = {
         "format": 2,
         "trunk": "t",

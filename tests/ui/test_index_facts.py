@@ -7,9 +7,19 @@ import json
 import numpy as np
 import pytest
 
+from curbside.config import load_config
 from curbside.errors import NotBuilt, StorageError
 from curbside.storage import file_digest
-from curbside.ui.index_facts import agent_rows, index_facts, load_map, make_map, save_map
+from curbside.ui.index_facts import (
+    agent_rows,
+    index_facts,
+    load_map,
+    make_map,
+    save_map,
+    served_cases,
+    served_index,
+    versions,
+)
 
 
 def test_an_agent_is_whole_or_its_damage_is_named(home):
@@ -37,10 +47,16 @@ def test_an_agent_is_whole_or_its_damage_is_named(home):
 
 
 def test_the_index_describes_itself(home, tmp_path):
-    facts = index_facts(home / "index")
+    config = load_config(home / "curbside.yaml")
+    facts = index_facts(served_index(home, config))
     assert facts.cases == sum(facts.by_modality.values()) and "all" in facts.by_stratum
+    assert served_cases(home, config).is_file()
+    (version,) = versions(home, config)
+    assert version.serves and version.cases == 84 and version.why.startswith("build")
     with pytest.raises(StorageError, match="cannot be described"):
         index_facts(tmp_path)
+    with pytest.raises(NotBuilt):
+        served_index(tmp_path, config)
 
 
 def test_a_map_is_seeded_kept_and_belongs_to_its_index(tmp_path):

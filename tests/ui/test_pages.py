@@ -229,7 +229,7 @@ def test_an_index_calibrated_anew_lends_no_histogram(opened, home, jobs, ledger)
 
     assert "calibrated anew" not in words(opened("case", case="study-xray"))
     case_tabs._scores.clear()
-    (home / "index" / "manifest.json").unlink()
+    (home / "index" / "serving.json").unlink()
     assert "calibrated anew" in words(opened("case", case="study-xray"))
 
 

@@ -23,6 +23,7 @@ from curbside.ui.case_story import (
 from curbside.ui.charts import bars, calibration_histogram, whiskers
 from curbside.ui.components import state, table, tag, text
 from curbside.ui.drawing import draw
+from curbside.ui.index_facts import served_cases, served_index
 from curbside.ui.pictures import image_paths, neighbour_picture
 from curbside.ui.serving import config, ledger
 from curbside.ui.session import where
@@ -107,8 +108,8 @@ def _why(record: CaseRecord) -> None:
 def _familiarity(record: CaseRecord) -> None:
     f = record.familiarity
     assert f is not None
-    folder = where() / config().stores.index
     try:
+        folder = served_index(where(), config())
         digest, scores = _scores(str(folder), (folder / "manifest.json").stat().st_mtime)
     except (CurbsideError, OSError):
         digest, scores = "", {}
@@ -180,7 +181,11 @@ def _neighbours(record: CaseRecord) -> None:
         return
     shown = record.neighbours[:5]
     with st.skeleton(height=200):
-        pictures = _thumbnails(str(where() / "built.jsonl"), tuple(n.case for n in shown))
+        try:
+            built = str(served_cases(where(), config()))
+        except CurbsideError:
+            built = ""  # every image is then said not to be here
+        pictures = _thumbnails(built, tuple(n.case for n in shown))
     for column, n in zip(st.columns(5, gap="small"), shown, strict=False):
         with column:
             image = pictures.get(n.case)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import streamlit as st
 
-from curbside.config import load_config
 from curbside.errors import CurbsideError
 from curbside.ui import plots
 from curbside.ui.components import error_state, state, table, tag, text
@@ -18,8 +17,10 @@ from curbside.ui.index_facts import (
     agent_rows,
     index_facts,
     load_map,
+    served_index,
+    versions,
 )
-from curbside.ui.serving import recent_records, worker
+from curbside.ui.serving import config, recent_records, worker
 from curbside.ui.session import colours, frame, where
 
 __all__ = ["page"]
@@ -34,7 +35,7 @@ def page() -> None:
     """See the module."""
     frame("Fleet & index")
     home = where()
-    stores = load_config(home / "curbside.yaml").stores
+    stores = config().stores
     agents, index, chart = st.tabs(["Agents", "Index", "Map"])
     with agents:
         folder = home / stores.fleet
@@ -42,7 +43,7 @@ def page() -> None:
             rows = _agents(str(folder), _changed(folder / "fleet.json"))
         _agents_table(rows)
     try:
-        facts = index_facts(home / stores.index)
+        facts = index_facts(served_index(home, config()))
     except CurbsideError as e:
         for tab in (index, chart):
             with tab:
@@ -134,10 +135,26 @@ def _composition(facts: IndexFacts) -> None:
                 ],
             )
         )
+        _versions()
         st.caption(
             "A modality with too few calibration cases has no p-values of its own: those of all "
             "modalities together serve, and every record says so."
         )
+
+
+def _versions() -> None:
+    st.markdown("##### Versions")
+    rows = [
+        [
+            f'<span class="cb-id">{text(v.name[:10])}</span> '
+            + (tag("serves") if v.serves else ""),
+            text(v.created),
+            f"{v.cases:,}" + (f" (+{v.added:,})" if v.added else ""),
+            text(v.why or "never served"),
+        ]
+        for v in versions(where(), config())
+    ]
+    st.html(table(("version", "made", "cases", "how it came to serve"), rows, numbers=[2]))
 
 
 def _stratum(facts: IndexFacts, modality: str) -> str:

@@ -241,6 +241,7 @@ def _cases(found: Sequence[Move], columns: Sequence[str]) -> None:
         st.html(state("None", "No such case under this setting."))
         return
     data = pd.DataFrame([{c: getattr(m, c) for c in columns} for m in found[:_SHOWN]])
+    data = data.rename(columns={"before": "as served", "after": "under this setting"})
     st.dataframe(data, hide_index=True, height=min(36 * len(data) + 40, 340))
     if len(found) > _SHOWN:
         st.caption(f"The first {_SHOWN} of {len(found)}.")

@@ -133,8 +133,13 @@ def _ended(job: Job) -> None:
         if not studies:
             st.html(state("No study in it", "Nothing of this upload can be used; see below why."))
         for one in studies:
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                with st.container(width=200):
+            with st.container(
+                horizontal=True,
+                vertical_alignment="center",
+                gap="small",
+                key=f"cb-line-{job.id}-{one['study']}",
+            ):
+                with st.container(width=235):
                     link_to(
                         "case",
                         f"`{one['study']}`",

@@ -222,13 +222,13 @@ def _rows(rows: Sequence[Row], view: View) -> None:
     kept = address_of(view)
     with st.container(gap=None, key="cb-list"):
         with st.container(horizontal=True, vertical_alignment="center", key="cb-line-head"):
-            st.html('<div class="cb-row cb-head"><span>study</span></div>', width=225)
+            st.html('<div class="cb-row cb-head"><span>study</span></div>', width=235)
             st.html(row(_HEAD, _COLUMNS, head=True))
         for r in rows:
             with st.container(
                 horizontal=True, vertical_alignment="center", key=f"cb-line-{r.study}"
             ):
-                with st.container(width=225):
+                with st.container(width=235):
                     link_to("case", f"`{r.study}`", {**kept, "case": [r.study]})
                 st.html(row(_cells(r), _COLUMNS))
 
