@@ -9,6 +9,7 @@ files.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import (
     apply_color_lut,
@@ -28,6 +30,7 @@ from pydicom.uid import UID, UncompressedTransferSyntaxes
 
 from curbside.dicom import check_image, functional_group, open_dataset, quiet
 from curbside.errors import ImageError
+from curbside.pixels import MAX_PIXELS
 from curbside.windows import WINDOWS
 
 __all__ = ["missing_plugin", "read_frame", "read_values"]
@@ -35,6 +38,8 @@ __all__ = ["missing_plugin", "read_frame", "read_values"]
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 #: How a grey image without a window of its own is stretched, as plain images of many bits are.
 _STRETCH = (0.5, 99.5)
+#: Pixels of which the percentiles are taken, at most.
+_SAMPLED = 4_000_000
 _CUT_SHORT = (
     "truncat",
     "eof",
@@ -49,6 +54,9 @@ _PLUGINS = {
     "JPEG 2000": "pylibjpeg-openjpeg",
     "JPEG": "pylibjpeg-libjpeg",
 }
+
+#: JPEG markers (ISO 10918-1, table B.1; ISO 14495-1) that are followed by a frame's size.
+_STARTS_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 
 Values = NDArray[Any]
 
@@ -145,8 +153,10 @@ def _decode(raw: bytes, frame: int | None) -> tuple[Dataset, Values, int]:
         if not 0 <= at < frames:
             raise ImageError("missing", f"there is no frame {at}; the object has {frames}")
         try:
+            if syntax.is_encapsulated:
+                _check_claim(get_frame(ds.PixelData, at, number_of_frames=frames))
             return ds, pixel_array(ds, index=at), at
-        except MemoryError:
+        except (ImageError, MemoryError):
             raise
         except Exception as e:  # decoders raise many types on broken pixels
             short = any(words in str(e).lower() for words in _CUT_SHORT)
@@ -154,6 +164,27 @@ def _decode(raw: bytes, frame: int | None) -> tuple[Dataset, Values, int]:
                 "truncated" if short else "unreadable",
                 f"the pixels cannot be decoded ({type(e).__name__}, {_named(syntax)})",
             ) from None
+
+
+def _check_claim(stream: bytes) -> None:
+    """The size that a compressed frame claims for itself, which its decoder will believe."""
+    start, claim = 2, (0, 0)
+    if stream[:2] == b"\xff\xd8":  # JPEG and JPEG-LS: segments up to a start of frame
+        while len(stream) >= start + 9 and stream[start] == 0xFF:
+            marker, length = struct.unpack(">xBH", stream[start : start + 4])
+            if marker in _STARTS_OF_FRAME:
+                claim = struct.unpack(">HH", stream[start + 5 : start + 9])
+                break
+            start += 1 if marker == 0xFF else 2 + length
+    at = stream.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000, boxed or bare
+    if at >= 0 and len(stream) >= at + 24:
+        right, bottom, left, top = struct.unpack(">4I", stream[at + 8 : at + 24])
+        claim = (bottom - top, right - left)
+    if claim[0] * claim[1] > MAX_PIXELS:
+        raise ImageError(
+            "too_large",
+            f"a frame claims {claim[0]} x {claim[1]} pixels; at most {MAX_PIXELS:,} are decoded",
+        )
 
 
 def _fill_in(ds: Dataset) -> None:
@@ -196,7 +227,11 @@ def _grey(
         unsigned = np.dtype(f"u{values.dtype.itemsize}")
         every = np.arange(256**unsigned.itemsize).astype(unsigned).view(values.dtype)
         table = shown(every)
-        return np.asarray(table[np.ascontiguousarray(values).view(unsigned)], np.uint8)
+        grey = np.empty(values.shape, np.uint8)
+        # row by row, since an index takes eight bytes a pixel
+        for row, stored in zip(grey, values, strict=True):
+            row[:] = table[np.ascontiguousarray(stored).view(unsigned)]
+        return grey
     if not np.isfinite(values).all():
         raise ImageError("unreadable", "the image holds values that are not finite")
     return shown(values)
@@ -253,8 +288,10 @@ def _range(ds: Dataset, values: Values, units: Callable[[Values], Values]) -> tu
         ends: Values = np.array([0, 2**bits - 1], values.dtype)
     else:
         padding = ds.get("PixelPaddingValue")
-        inside = values if padding is None else values[values != padding]
-        ends = np.percentile(inside if inside.size else values, _STRETCH)
+        # a part of a large image knows its percentiles as well as the whole
+        some = values.ravel()[:: values.size // _SAMPLED + 1]
+        inside = some if padding is None else some[some != padding]
+        ends = np.percentile(inside if inside.size else some, _STRETCH)
         if values.dtype.kind in "iu":
             ends = ends.round().astype(values.dtype)
     low, high = sorted(float(v) for v in units(ends))

@@ -322,6 +322,8 @@ def _prefix(source: Source) -> bytes:
     if isinstance(source, Member):
         return source.prefix(PREFIX)
     try:
+        if not source.exists():
+            raise ImageError("missing", "there is no such file")
         # pipes and devices would never end
         if not source.is_file():
             raise ImageError("wrong_type", "not a regular file")

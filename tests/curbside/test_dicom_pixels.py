@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +93,7 @@ def test_the_encoding_makes_no_difference(name: str) -> None:
         ("JPEG-lossy.dcm", "unreadable"),
         ("no_meta.dcm", "wrong_type"),
         ("rtplan.dcm", "not_an_image"),
-        ("JPEG2000-embedded-sequence-delimiter.dcm", "unreadable"),
+        ("JPEG2000-embedded-sequence-delimiter.dcm", "too_large"),
     ],
 )
 def test_real_objects_that_cannot_be_seen(name: str, reason: str) -> None:
@@ -315,3 +316,23 @@ def test_the_worker_answers_as_the_functions_do() -> None:
     assert reasons == ["empty", "unreadable", "unreadable"]
     with pytest.raises(EOFError):
         decoding.receive(answered)
+
+
+@pytest.mark.parametrize(
+    ("name", "marker", "at", "form"),
+    [
+        ("MR_small_jp2klossless.dcm", b"\xff\x4f\xff\x51", 8, ">II"),
+        ("SC_rgb_jpeg_dcmtk.dcm", b"\xff\xc0", 5, ">HH"),
+        ("JPEG-LL.dcm", b"\xff\xc3", 5, ">HH"),
+        ("MR_small_jpeg_ls_lossless.dcm", b"\xff\xf7", 5, ">HH"),
+    ],
+)
+def test_a_frame_that_claims_more_than_its_object_is_not_decoded(
+    name: str, marker: bytes, at: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = bytearray(real(name))
+    struct.pack_into(form, raw, raw.index(marker) + at, 60000, 60000)
+    monkeypatch.setattr(dicom_pixels, "pixel_array", lambda *_, **__: pytest.fail("was decoded"))
+    with pytest.raises(ImageError) as e:
+        read_frame(bytes(raw))
+    assert e.value.reason == "too_large"
