@@ -178,6 +178,12 @@ class Assessor:
                 twice.sum(),
                 len(held_out),
             )
+            if twice.all():
+                raise UserError(
+                    f"all {len(held_out)} calibration cases look the same as indexed ones, so "
+                    "there is nothing to calibrate on",
+                    hint="give cases of other patients the manifest role 'calibration'",
+                )
         held_out = held_out[~twice]
         modalities, labels = cases.modalities[train], cases.labels[train]
         copies = None

@@ -108,16 +108,26 @@ class Workspace:
         return self.source.of(cases.studies(), label=label)
 
     def views(self, cases: Cases, features: Features) -> Views | None:
-        """Perturbed copies of train and calibration images, as the configuration asks for them.
+        """Perturbed copies of train and calibration images, as the configuration asks for them."""
+        config = self.config
+        some = (
+            features.usable & (cases.roles == "train") & (config.encoder.projection.invariance > 0)
+        )
+        held_out = (cases.roles == "calibration") & config.index.calibration_copies
+        return self._views(cases, features, some, features.usable & held_out)
 
-        Of the many train images some are enough: they only say what perturbing changes.
-        """
-        invariance = self.config.encoder.projection.invariance
-        copies = self.config.index.calibration_copies
-        train = np.flatnonzero(features.usable & (cases.roles == "train"))
-        train = most_viewed(features.digests, train, _VIEWED if invariance else 0)
-        held_out = np.flatnonzero(features.usable & (cases.roles == "calibration") & copies)
-        rows = np.concatenate([train, held_out])
+    def views_for_selection(self, cases: Cases, features: Features) -> Views | None:
+        """Perturbed copies of train and tune images, to choose a projection with."""
+        usable = features.usable
+        train, tune = (usable & (cases.roles == r) for r in ("train", "tune"))
+        return self._views(cases, features, train, tune)
+
+    def _views(
+        self, cases: Cases, features: Features, some: NDArray[np.bool_], every: NDArray[np.bool_]
+    ) -> Views | None:
+        """Of ``some`` not all: they only say what perturbing changes; of ``every`` all."""
+        few = most_viewed(features.digests, np.flatnonzero(some), _VIEWED)
+        rows = np.concatenate([few, np.flatnonzero(every)])
         if not len(rows):
             return None
         encoder, studies = self.source.encoder, cases.studies()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curbside.commands import rarity
+
 if TYPE_CHECKING:
     from curbside.indexes.index_bench import SizeBench
     from curbside.router.versions import VersionStore
@@ -25,6 +27,7 @@ def register(app: typer.Typer) -> None:
     index = typer.Typer(no_args_is_help=True, help="The index: its versions, growth and speed.")
     for command in (add, promote, rollback, list_versions, competence, bench):
         index.command(command.__name__.removesuffix("_versions"))(command)
+    rarity.add_to(index)
     app.add_typer(index, name="index")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from curbside.config import Config
+from curbside.errors import UserError
 from curbside.indexes.assess import Assessor
 from curbside.indexes.features import Features
 from curbside.indexes.leaks import near_duplicates
@@ -42,3 +43,12 @@ def test_copies_of_indexed_pictures_do_not_calibrate(
     keep[copied] = False
     without = Assessor.fit(world.cases.take(np.flatnonzero(keep)), leaky.take(keep), Config())
     assert a.calibration_digest == without.calibration_digest
+
+
+def test_nothing_but_copies_is_the_user_s_to_mend(world: Any) -> None:
+    f = world.features
+    pooled, held_out = f.pooled.copy(), world.rows("calibration")
+    pooled[held_out] = pooled[world.rows("train")[: len(held_out)]]
+    leaky = Features(pooled, f.digests, MappingProxyType({}), f.fingerprint)
+    with pytest.raises(UserError, match="all 312 calibration cases look the same"):
+        Assessor.fit(world.cases, leaky, Config())

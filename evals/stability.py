@@ -1,0 +1,155 @@
+"""Does the route hold when the picture changes a little?  Each perturbation, case by case.
+
+A case's route is whom the policy asks first and whether it is held as novel; no agent is
+called.  Published k-NN routers keep about half of their routes under such changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curbside.assessments import Assessments
+from curbside.errors import ImageError, UserError
+from curbside.indexes.assess import Assessor
+from curbside.indexes.encoder import ImageEncoder
+from curbside.indexes.features import central_instance
+from curbside.indexes.perturbations import LARGER, PERTURBATIONS, Pixels
+from curbside.indexes.views import encode_images
+from curbside.progress import bar
+from curbside.responses import ResponseStatus
+from curbside.router.policies import is_novel
+from curbside.router.policy import Policy, Responses, next_step
+from curbside.study import Study
+
+__all__ = ["FLOORS", "Stability", "first_route", "measure_stability", "stability_markdown"]
+
+#: Least share of routes that may stay, small and larger perturbations.
+FLOORS = {"small": 0.97, "larger": 0.90}
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What one perturbation did.
+
+    Args:
+        n: cases.
+        same: share with the same route; ``low`` is the lower 95 % bound (Clopper–Pearson,
+            one-sided, cases taken for independent).
+        gate, modality: share flagged or not flagged alike; taken for the same modality.
+        to_novel, from_novel: share newly held as novel, and no longer.
+    """
+
+    name: str
+    size: str
+    n: int
+    same: float
+    low: float
+    gate: float
+    modality: float
+    to_novel: float
+    from_novel: float
+
+    @property
+    def holds(self) -> bool:
+        """The share is at or above its floor."""
+        return self.same >= FLOORS[self.size]
+
+
+def first_route(assessments: Assessments, policy: Policy, alpha: float) -> NDArray[np.int64]:
+    """int64 (n,): whom the policy asks first (as a bit mask), negative where held as novel."""
+    n, a = len(assessments), len(assessments.agents)
+    nobody = Responses(
+        assessments.agents,
+        np.full((n, a), int(ResponseStatus.NOT_ASKED), np.int8),
+        np.full((n, a), np.nan, np.float32),
+        np.full((n, a), -1, np.int16),
+    )
+    step = next_step(policy, assessments, nobody)
+    asked = step.ask.astype(np.int64) @ (1 << np.arange(a, dtype=np.int64))
+    # nobody is asked where the case goes to a person at once
+    return np.where(is_novel(assessments, alpha), -1 - asked, asked + (1 << a) * (asked == 0))
+
+
+def measure_stability(
+    assessor: Assessor,
+    policy: Policy,
+    alpha: float,
+    encoder: ImageEncoder,
+    studies: Sequence[Study],
+    *,
+    perturbations: Mapping[str, Callable[[Pixels], Pixels]] = PERTURBATIONS,
+) -> list[Stability]:
+    """Route every study, then route it again under each perturbation.
+
+    Args:
+        assessor: bound to the agents that ``policy`` chooses among.
+        alpha: at or below which the policy holds a case as novel.
+
+    Raises:
+        UserError: no study has an image that can be read.
+    """
+    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in ("", *perturbations)}
+    with bar("perturbing", len(studies)) as advance:
+        for start in range(0, len(studies), _BATCH):
+            images = []
+            for study in studies[start : start + _BATCH]:
+                try:
+                    images.append(central_instance(study).pixels())
+                except ImageError:
+                    continue  # it is not analysed, whatever happens to it
+            if images:
+                found[""].append(encode_images(encoder, images))
+                for name, change in perturbations.items():
+                    found[name].append(encode_images(encoder, [change(x) for x in images]))
+            advance(len(studies[start : start + _BATCH]))
+    if not found[""]:
+        raise UserError("no case has an image that can be read", hint="check the manifest")
+    before = assessor.assess(np.concatenate(found[""]))
+    routes = first_route(before, policy, alpha)
+    out = []
+    for name in perturbations:
+        after = assessor.assess(np.concatenate(found[name]))
+        again = first_route(after, policy, alpha)
+        same, n = int((routes == again).sum()), len(routes)
+        novel, now = is_novel(before, alpha), is_novel(after, alpha)
+        out.append(
+            Stability(
+                name,
+                "larger" if name in LARGER else "small",
+                n,
+                same / n,
+                _low(same, n),
+                float((novel == now).mean()),
+                float((before.modality == after.modality).mean()),
+                float((now & ~novel).mean()),
+                float((novel & ~now).mean()),
+            )
+        )
+    return out
+
+
+def stability_markdown(found: list[Stability]) -> str:
+    """A table, and what did not hold."""
+    lines = [
+        "| perturbation | same route | at least (95 %) | gate alike | modality alike | to novel "
+        "| from novel | floor |",
+        "| --- " + "| ---: " * 7 + "|",
+    ]
+    lines += [
+        f"| {s.name} | {s.same:.1%} | {s.low:.1%} | {s.gate:.1%} | {s.modality:.1%} "
+        f"| {s.to_novel:.1%} | {s.from_novel:.1%} "
+        f"| {FLOORS[s.size]:.0%}{'' if s.holds else ' NOT held'} |"
+        for s in found
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _low(same: int, n: int) -> float:
+    from scipy.stats import beta
+
+    return float(beta.ppf(0.05, same, n - same + 1)) if same else 0.0
