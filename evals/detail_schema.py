@@ -13,6 +13,7 @@ __all__ = [
     "Frontier",
     "Gain",
     "PersonRow",
+    "PoolRow",
     "Regret",
     "ReliabilityBin",
     "Route",
@@ -130,6 +131,21 @@ class PersonRow(Strict):
     """Arm → share referred and the net benefit there."""
 
 
+class PoolRow(Strict):
+    """All readers as one weighted mean, or all but one."""
+
+    without: str
+    """Who is left out; empty: nobody."""
+    weights: dict[str, Number]
+    """Fitted on tune."""
+    tune_accuracy: Number
+    """Cross-fitted by group."""
+    accuracy: Estimate
+    gain: Estimate
+    """What the pool gains by the one left out; above 0 it earns its place. For the whole pool:
+    its gain over the best arm alone."""
+
+
 class SubgroupRow(Strict):
     """A rate of one group of people, or the largest difference between two."""
 
@@ -151,6 +167,7 @@ class Details(Strict):
     frontier: Frontier | None
     routes: list[Route]
     conclusions: list[Conclusion]
+    pool: list[PoolRow]
     persons: list[PersonRow]
     reliability: dict[str, dict[str, list[ReliabilityBin]]]
     """Arm → modality → bins."""

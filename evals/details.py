@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curbside.config import CascadePolicy
+from curbside.config import CascadePolicy, Config
 from curbside.evals import arms as arm_
-from curbside.evals.arms import Outcomes, Roster
+from curbside.evals.arms import Arm, Outcomes, Roster
 from curbside.evals.compare import MARGIN, verdict_of
 from curbside.evals.detail_schema import (
     ArmDetail,
@@ -23,6 +23,7 @@ from curbside.evals.detail_schema import (
     Frontier,
     Gain,
     PersonRow,
+    PoolRow,
     Regret,
     ReliabilityBin,
     Route,
@@ -32,8 +33,19 @@ from curbside.evals.frame import Frame
 from curbside.evals.frontier import aiq, hull
 from curbside.evals.gates import GATES, case_weights, gate_order, gated
 from curbside.evals.metrics import Utility, ratio
-from curbside.evals.protocol import GFULL, HYBRIDS, OPPONENTS, Scored, Trained, is_gated
+from curbside.evals.peers import FOLDS
+from curbside.evals.pool import pool_weights, pooled, subsets
+from curbside.evals.protocol import (
+    GFULL,
+    HYBRIDS,
+    OPPONENTS,
+    Scored,
+    Trained,
+    is_gated,
+    plain_arms,
+)
 from curbside.evals.regret import PARTS, parts_of, to_specialist_share
+from curbside.evals.replay import right_of
 from curbside.evals.schema_base import Estimate
 from curbside.evals.selective import COVERAGES, brier, calibration_error, reliability, selective
 from curbside.evals.statistics import interval, minimum_detectable, over_models
@@ -109,6 +121,7 @@ def look(x: Looked) -> Details | None:
             for b in dict.fromkeys((x.best_single, *OPPONENTS))
             if b in accuracy
         ],
+        pool=_pool(x, known, accuracy[x.best_single]),
         persons=_persons(x, everything[:1]),
         reliability={
             a: {
@@ -321,6 +334,57 @@ def _conclude(x: Looked, opponent: str, accuracy: Mapping[str, Float]) -> Conclu
         a_only=table[0][1],
         b_only=table[1][0],
     )
+
+
+def _pool(x: Looked, known: Float, best: Float) -> list[PoolRow]:
+    """Leave one reader out of the weighted mean of all."""
+    on_tune = [plain_arms(t.tune, r, Config()) for t, r in zip(x.trained, x.rosters, strict=True)]
+    readers = [a for a in _ZERO if a != "E" and a in on_tune[0]]
+    if len(readers) < 2:
+        return []
+    found = []
+    for left_out, names in subsets(readers):
+        weights, cross, values = [], [], []
+        for draw, t in enumerate(x.trained):
+            arms = [on_tune[draw][n] for n in names]
+            w, accuracy = _fitted_pool(t, arms)
+            arm = pooled("pool", [x.by_draw[draw][n].arm for n in names], w)
+            right = right_of(t.test.matrix, arm.weights)
+            weights.append(w)
+            cross.append(accuracy)
+            values.append(np.asarray(known @ right[x.rows], np.float32))
+        found.append(
+            (left_out, names, weights, float(np.mean(cross)), over_models(values, x.models))
+        )
+    whole = found[0][-1]
+    return [
+        PoolRow(
+            without=left_out,
+            weights=dict(zip(names, (float(v) for v in np.mean(weights, axis=0)), strict=True)),
+            tune_accuracy=cross_fitted,
+            accuracy=_estimate(values),
+            gain=_estimate(np.asarray(whole - (values if left_out else best), np.float32)),
+        )
+        for left_out, names, weights, cross_fitted, values in found
+    ]
+
+
+def _fitted_pool(t: Trained, arms: Sequence[Arm]) -> tuple[Float, float]:
+    """Weights from all tune cases, and the macro accuracy of cross-fitted ones on them."""
+    frame, matrix = t.tune.frame, t.tune.matrix
+    rows = np.flatnonzero(frame.scored)
+    outcomes = [arm_.outcomes(matrix, a).probabilities for a in arms]
+    true = matrix.truth[rows].astype(np.intp)
+    given = np.stack([o[rows, true] for o in outcomes if o is not None], axis=1)
+    even = case_weights(frame, np.ones((1, frame.n_groups), np.float32), prevalence=0.0)[0, rows]
+    fold = np.random.default_rng(0).permutation(frame.n_groups)[frame.group[rows]] % FOLDS
+    right = np.zeros(len(rows), np.float32)
+    for k in range(FOLDS):
+        rest, own = fold != k, fold == k
+        if own.any() and rest.any():
+            arm = pooled("fold", arms, pool_weights(given[rest], even[rest]))
+            right[own] = right_of(matrix, arm.weights)[rows][own]
+    return pool_weights(given, even), float(even @ right)
 
 
 def _persons(x: Looked, weights: Float) -> list[PersonRow]:
