@@ -7,7 +7,6 @@ file, and leaves no core; what the libraries print goes nowhere.
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from dataclasses import asdict
 from io import BytesIO
@@ -82,6 +81,10 @@ def _answer(request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], by
 
 
 def _limit(memory: int) -> None:
+    if sys.platform == "win32":
+        return
+    import resource
+
     mapped = Path("/proc/self/statm")
     if mapped.exists():  # elsewhere than on Linux only the checks beforehand hold memory down
         base = int(mapped.read_text().split()[0]) * resource.getpagesize()

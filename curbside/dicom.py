@@ -348,6 +348,10 @@ def _pixel_length(ds: Dataset, f: BinaryIO, size: int, syntax: UID) -> int | Non
     implicit, little = ds.original_encoding
     element = f.read(12)
     if element[:4] not in (_PIXELS if little else _PIXELS_BIG):
+        last: Any = ds.get_item(max(ds.keys()))
+        said = getattr(last, "length", _UNDEFINED)
+        if said not in (_UNDEFINED, len(last.value or b"")):
+            raise ImageError("truncated", "the file ends within its header")
         raise _no_pixels()
     at = slice(4, 8) if implicit else slice(8, 12)
     length = int.from_bytes(element[at], "little" if little else "big")

@@ -40,6 +40,8 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _STRETCH = (0.5, 99.5)
 #: Pixels of which the percentiles are taken, at most.
 _SAMPLED = 4_000_000
+#: Pixels that are looked up at a time.
+_LOOKED_UP = 2**20
 _CUT_SHORT = (
     "truncat",
     "eof",
@@ -228,9 +230,11 @@ def _grey(
         every = np.arange(256**unsigned.itemsize).astype(unsigned).view(values.dtype)
         table = shown(every)
         grey = np.empty(values.shape, np.uint8)
-        # row by row, since an index takes eight bytes a pixel
-        for row, stored in zip(grey, values, strict=True):
-            row[:] = table[np.ascontiguousarray(stored).view(unsigned)]
+        # some rows at a time, since an index takes eight bytes a pixel
+        rows = max(1, _LOOKED_UP // max(1, values.shape[1]))
+        for at in range(0, len(values), rows):
+            stored = np.ascontiguousarray(values[at : at + rows])
+            np.take(table, stored.view(unsigned), out=grey[at : at + rows], mode="clip")
         return grey
     if not np.isfinite(values).all():
         raise ImageError("unreadable", "the image holds values that are not finite")

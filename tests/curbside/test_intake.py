@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -14,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curbside.errors import ConfigError, ImageError
+from curbside.errors import ConfigError, ImageError, StorageError
 from curbside.home import home
+from curbside.identity import keyed
 from curbside.intake import Refusal, studies_in
 from curbside.phantom_dicom import as_dicom
 from curbside.study import Question, Study
@@ -223,3 +225,36 @@ def test_an_unusable_study_says_why_wherever_it_is_asked() -> None:
 def test_a_study_without_tags_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(ImageError("empty", "0 bytes")))  # noqa: S301
     assert (error.reason, error.message) == ("empty", "0 bytes")
+
+
+def test_odd_names_links_and_pipes(tmp_path: Path) -> None:
+    raw = as_dicom(grey(1))
+    with Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.dcm")).open("wb") as f:
+        f.write(raw)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to itself").symlink_to(tmp_path)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / ".hidden").write_bytes(b"litter")
+    (study,), refusals = sorted_out(tmp_path)
+    assert level(study.instances[0]) == 1
+    assert sorted(r.reason for r in refusals) == ["missing", "wrong_type"]
+
+
+def test_a_key_that_is_damaged_or_cannot_be_made_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CURBSIDE_HOME", str(tmp_path / "a"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "identity.key").write_bytes(b"short")
+    with pytest.raises(StorageError, match="5 bytes"):
+        keyed("study", "1.2")
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CURBSIDE_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(StorageError, match="cannot be read or made"):
+        keyed("study", "1.2")
+
+
+def test_equal_values_of_two_kinds_have_two_names() -> None:
+    assert keyed("study", "1.2") == keyed("study", "1.2")
+    assert keyed("study", "1.2") != keyed("patient", "1.2")
+    assert len(keyed("study", "")) == 32

@@ -6,15 +6,18 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from curbside import archives, decoding
 from curbside.cases import ROLES, read_cases
 from curbside.dicom import MAX_DEPTH, MAX_FRAMES
 from curbside.errors import IMAGE_REASONS, UNSAFE, CasesError
+from curbside.phantom_dicom import as_dicom
 from curbside.phantom_pictures import TASKS
 from curbside.phantoms import TIER, plan
 from curbside.pixels import MAX_BYTES, MAX_PIXELS
+from curbside.study import Study
 from curbside.windows import WINDOWS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -81,3 +84,13 @@ def test_the_tables_of_windows_limits_and_reasons_are_true() -> None:
     assert f"above {archives.FREE_BYTES // 2**20} MiB inflated | {archives.MAX_RATIO} : 1 |" in text
     assert f"{decoding.MEMORY // 2**20} MiB of memory" in text
     assert f"{decoding.SECONDS:g}\nseconds a request" in text
+
+
+def test_the_example_of_studies_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "scans" / "ct"
+    folder.mkdir(parents=True)
+    (folder / "1").write_bytes(as_dicom(np.zeros((4, 4), np.int16)))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(block("studies.md", "python"), "studies.md", "exec"), names)
+    assert isinstance(names["found"], Study)

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests_router_world import TASKS, World, make_world, picture, strange
 
 from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
 from curbside.errors import Conflict, ImageError, UserError
+from curbside.phantom_dicom import as_dicom
 from curbside.readings import CaseRecord, Status, Tier
 from curbside.router.desk import RouterDesk
 from curbside.router.render import render
@@ -275,3 +277,22 @@ def test_a_study_that_is_unsafe_to_open_is_quarantined(world: World, tmp_path: P
         assert record.outcome.status is status
         assert record.outcome.reasons[0].code == f"image_{reason}"
     assert world.asked == []
+
+
+def test_nothing_of_a_dicom_object_is_stored_but_hashes(world: World, tmp_path: Path) -> None:
+    raw = as_dicom(
+        np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8),
+        modality="OT",
+        patient="SECRET-77",
+        PatientName="Doe^Jane",
+        AccessionNumber="ACC-123",
+        StudyDescription="Follow-up of Jane Doe",
+    )
+    router = world.router(tmp_path)
+    record = router.read(Study.from_dicom(raw, question=Question(options=("yes", "no"))))
+    assert record.outcome.status is Status.NEEDS_REVIEW
+    stored = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    stored += render(record).encode() + str(record.to_json()).encode()
+    assert record.case.encode() in stored
+    for secret in (b"SECRET", b"Jane", b"Doe", b"ACC-123", b"1.2.826"):
+        assert secret not in stored
