@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from curbside.agents.contract import AgentCard, AnyResponse
 from curbside.agents.readers import Reader, read
 from curbside.agents.trunk import Trunk
-from curbside.readings import Abstention, Failure, Reading
+from curbside.readings import Abstention, Explanation, Failure, Reading
 from curbside.study import Study
 
 __all__ = ["EmbeddedAgent"]
@@ -29,6 +29,16 @@ class EmbeddedAgent:
     def read(self, study: Study) -> AnyResponse:
         """One response; never raises for a bad study."""
         return self.read_batch([study])[0]
+
+    def explain(self, study: Study, option: str) -> Explanation:
+        """What in the image speaks for one of the question's options, place by place."""
+        # importing it here keeps reading free of what only explaining needs
+        from curbside.agents.activation import activation
+
+        inputs, failures = self._trunk.of([study])
+        if failures or option not in study.question.options:
+            return Explanation(kind="none", option=option, note="no explanation available")
+        return activation(self.reader, inputs, study.question, option)
 
     def read_batch(self, studies: Sequence[Study]) -> list[AnyResponse]:
         """One response a study, in order; a study gets the same alone as in a batch."""

@@ -99,16 +99,21 @@ class SpecialistReader:
         self.blend = blend
         self._own, self._foreign = own.labels(), foreign.labels()
 
-    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions:
-        """See :class:`Reader`; its own tasks come first where the options fit several."""
-        tuned = features_of(self.network, inputs.grid)
-        tasks = [
+    def task_of(self, question: Question) -> tuple[str | None, bool]:
+        """The task that a question is read as, and whether it is one of its own."""
+        q = question
+        task = (
             match_task(q, self._own if q.task in self._own else {})
             or match_task(q, self._foreign if q.task in self._foreign else {})
             or match_task(q, self._own, ambiguous=True)
             or match_task(q, self._foreign, ambiguous=True)
-            for q in questions
-        ]
+        )
+        return task, task in self.own
+
+    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions:
+        """See :class:`Reader`; its own tasks come first where the options fit several."""
+        tuned = features_of(self.network, inputs.grid)
+        tasks = [self.task_of(q)[0] for q in questions]
         home = [t if t in self.own else None for t in tasks]
         away = [t if t in self.foreign else None for t in tasks]
         mine = _by_head(self.own, tuned, questions, home)
@@ -159,8 +164,12 @@ class OptionScorer(nn.Module):
 
     def known(self, image: Tensor, task: str) -> Tensor:
         """Logits over a known task's labels, (n, k)."""
+        return self.SHARPNESS * image @ self.options_of(task).T
+
+    def options_of(self, task: str) -> Tensor:
+        """What a known task's labels are scored by: text vector and residual, (k, 384)."""
         options: Tensor = self._text[task] + self.residual[_slot(task)]
-        return self.SHARPNESS * image @ options.T
+        return options
 
     def by_name(self, image: Tensor, text: Tensor) -> Tensor:
         """Logits over options that only have a name, (n, len(text))."""

@@ -55,7 +55,9 @@ class TransformersEngine:
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
             from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers.utils.logging import disable_progress_bar
 
+            disable_progress_bar()
             try:
                 processor = AutoProcessor.from_pretrained(self.base, trust_remote_code=False)
                 model = AutoModelForImageTextToText.from_pretrained(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ __all__ = [
     "Recipe",
     "by_task",
     "channels_last",
+    "feature_maps",
     "features_of",
     "fine_tune",
     "steps_of",
@@ -92,6 +93,15 @@ def features_of(network: nn.Module, grid: NDArray[np.float16]) -> NDArray[np.flo
             padded[: len(rows)] = rows
             out[start : start + CHUNK] = network(_tensor(padded)).numpy()[: len(rows)]
     return out
+
+
+def feature_maps(network: nn.Module, grid: NDArray[np.float16]) -> NDArray[np.float32]:
+    """float16 grids (n, 192, 7, 7) to the maps that pooling averages, float32 (n, 1280, 7, 7)."""
+    # under peft the blocks are one level down
+    base: Any = network.get_base_model() if hasattr(network, "get_base_model") else network  # type: ignore[operator]
+    with torch.inference_mode():
+        maps = base.feature_map(_tensor(grid))
+    return np.asarray(maps.numpy(), np.float32)
 
 
 def steps_of(n: int, recipe: Recipe) -> int:
