@@ -22,6 +22,7 @@ COMMANDS = (
     "studies",
     "route",
     "batch",
+    "review",
     "cases",
     "eval",
     "policy",

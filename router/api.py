@@ -9,7 +9,6 @@ ledger, once: what it has is given and not read again.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from curbside import __version__
 from curbside.config import Config, PolicyConfig, load_config, model_digest
-from curbside.errors import StorageError, UserError
+from curbside.errors import UserError
 from curbside.home import home as default_home
 from curbside.progress import Advance, bar
 from curbside.readings import CaseRecord, Status, Versions
+from curbside.router.checkpoints import open_checkpoints
 from curbside.router.desk import RouterDesk
 from curbside.router.drift import suspended_strata
 from curbside.router.flow import BLOCK, decided, read
@@ -85,7 +85,7 @@ class Router:
             versions,
             self.ledger,
         )
-        self._saver = _open_checkpoints(workspace.home / workspace.config.stores.checkpoints)
+        self._saver = open_checkpoints(workspace.home / workspace.config.stores.checkpoints)
         self._graph = build_graph(self._desk, self._saver)
 
     @classmethod
@@ -281,21 +281,3 @@ def _flat(flow: Flow, studies: Sequence[Study]) -> list[CaseRecord]:
 
 def _thread(case: str) -> Any:
     return {"configurable": {"thread_id": case}}
-
-
-def _open_checkpoints(path: Path) -> Any:
-    from langgraph.checkpoint.sqlite import SqliteSaver
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, check_same_thread=False)
-        saver = SqliteSaver(connection)
-        saver.setup()
-        # the journal survives a killed process either way; a power cut may lose the last case
-        connection.execute("PRAGMA synchronous=NORMAL")
-    except (sqlite3.Error, OSError) as e:
-        raise StorageError(
-            f"the store of waiting cases {path} cannot be opened: {e}",
-            hint="move it away, or set stores.checkpoints in curbside.yaml",
-        ) from e
-    return saver

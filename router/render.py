@@ -17,12 +17,14 @@ def render(record: CaseRecord) -> str:
         Status.QUARANTINED: "QUARANTINED: the file is unsafe to open; nothing was analysed",
     }[o.status]
     lines = [head]
-    if o.status is Status.ANSWERED and o.confidence is not None:
-        lines[0] += f"  (confidence {o.confidence:.2f}, by {o.reader})"
-    if o.provisional is not None:
-        lines.append(
-            f"  provisional: {o.provisional} ({o.confidence:.2f}, by {o.reader}) — not an answer"
-        )
+    if o.status is Status.ANSWERED:
+        sure = "" if o.confidence is None else f"confidence {o.confidence:.2f}, "
+        lines[0] += f"  ({sure}by {o.reader})"
+        if o.provisional is not None:
+            lines.append(f"  the provisional reading was: {o.provisional}")
+    elif o.provisional is not None:
+        sure = "" if o.confidence is None else f"{o.confidence:.2f}, "
+        lines.append(f"  provisional: {o.provisional} ({sure}by {o.reader}) — not an answer")
     if o.status is Status.NEEDS_REVIEW and not record.responses and o.route:
         lines.append(f"  would ask: {', '.join(o.route)}")
     lines.append("")
