@@ -88,8 +88,9 @@ class IndexConfig(_Strict):
         "mahalanobis", "relative-mahalanobis", "knn", "lof", "residual", "msp", "energy"
     ] = "mahalanobis"
     """Novelty score, as ``curbside index select-novelty`` chooses it; see docs/rarity.md."""
-    stratum_minimum: int = Field(default=45, ge=1)
-    """Fewest calibration cases for a modality's own p-values; below it the pooled ones serve."""
+    stratum_minimum: int = Field(default=19, ge=1)
+    """Fewest calibration cases for a modality's own p-values; below it the pooled ones serve.
+    With 19 a p-value can reach 5 %; a calibration_confidence of 0.9 raises this to 45."""
     calibration_copies: bool = True
     """A calibration case counts with the stranger of its image and a slightly trimmed or shifted
     copy of it: fewer decisions hang on such changes, and fewer cases than alpha are flagged."""

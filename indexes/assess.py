@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from curbside.assessments import Assessments, Embeddings
 from curbside.config import Config
 from curbside.errors import IndexCorrupt, IndexMismatch, InternalError, UserError
-from curbside.indexes.conformal import Calibration
+from curbside.indexes.conformal import Calibration, smallest_stratum
 from curbside.indexes.exchange import Exchange, agreement
 from curbside.indexes.features import Features
 from curbside.indexes.leaks import near_duplicates, refuse_leaks
@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 #: Rows worked on at a time, and the fewest that are: matrix products of few rows take other
 #: code paths, so one case alone is padded and gets what it would get in a batch.
 _BLOCK, _FEWEST = 1024, 32
+#: Level that a stratum's p-values must be able to reach where a confidence is asked for.
+_USUAL_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -203,10 +205,13 @@ class Assessor:
             (name, fit_score(name, vectors, class_names(modalities, labels))),
             config.index.neighbours,
         )
+        confidence = config.index.calibration_confidence
         calibration = HeldOut(
             features.pooled[held_out],
-            config.index.stratum_minimum,
-            config.index.calibration_confidence,
+            max(config.index.stratum_minimum, smallest_stratum(_USUAL_ALPHA, confidence))
+            if confidence
+            else config.index.stratum_minimum,
+            confidence,
             None
             if views is None or not config.index.calibration_copies
             else views.among(held_out, "frame"),

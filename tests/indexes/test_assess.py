@@ -440,3 +440,21 @@ def test_a_disk_that_fills_leaves_the_old_index_working(
     loaded = Assessor.load(tmp_path / "index", encoder="encoder-a")
     same(before, loaded.assess(world.pooled("test")))
     assert [p.name for p in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_statement_about_this_calibration_set_needs_larger_strata(world: Any) -> None:
+    rows = np.flatnonzero(
+        (world.cases.roles != "calibration")
+        | (world.cases.modalities != "gamma")
+        | (world.cases.labels == "finding-0")
+        | (world.cases.labels == "finding-1")
+    )
+    cases, features = world.cases.take(rows), world.features.take(rows)
+    # 40 cases of gamma: enough for 5 % on average, not for 5 % with confidence 0.9
+    plain, sure = (
+        Assessor.fit(cases, features, Config(index=IndexConfig(calibration_confidence=c)))
+        for c in (0.0, 0.9)
+    )
+    assert plain.strata == ("all", "alpha", "beta", "gamma")
+    assert sure.strata == ("all", "alpha", "beta")
+    assert sure.calibration_digest != plain.calibration_digest
