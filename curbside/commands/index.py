@@ -25,8 +25,8 @@ _Config = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the group ``index`` to the command line."""
     index = typer.Typer(no_args_is_help=True, help="The index: its versions, growth and speed.")
-    for command in (add, promote, rollback, list_versions, competence, bench):
-        index.command(command.__name__.removesuffix("_versions"))(command)
+    for command in (add, promote, rollback, list_versions, onboard, competence, drift_trial, bench):
+        index.command(command.__name__.removesuffix("_versions").replace("_", "-"))(command)
     rarity.add_to(index)
     app.add_typer(index, name="index")
 
@@ -101,6 +101,60 @@ def list_versions(
         typer.echo(f"  {event.at[:16]}  {event.how} {event.version}{why}")
 
 
+def onboard(
+    modality: Annotated[str, typer.Argument(help="One that no indexed case has.")],
+    cases: Annotated[Path, typer.Option(help="Manifest with the modality's cases, any role.")],
+    shots: Annotated[str, typer.Option(help="Labels a class, joined by commas.")] = "0,1,4,16",
+    draws: Annotated[int, typer.Option(min=1, max=100, help="Splits and draws of labels.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="Default: onboard-MODALITY.html in CURBSIDE_HOME.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a draw.")] = False,
+    config: _Config = None,
+) -> None:
+    """What a few labels of a new modality change: familiarity, recognition, reading; a plot.
+
+    An experiment: the modality's cases are split by group, labels come from one half and
+    everything is measured on the other; nothing of it is kept.
+    """
+    from curbside.cases import read_cases
+    from curbside.errors import UserError
+    from curbside.home import home
+    from curbside.progress import bar
+    from curbside.router.onboard import onboard as run
+    from curbside.router.onboard import page, summary
+    from curbside.storage import write_text
+
+    try:
+        wanted = sorted({int(k) for k in shots.split(",") if k.strip()})
+    except ValueError:
+        wanted = []
+    if not wanted or min(wanted) < 0:
+        raise UserError(f"--shots {shots!r} is no list of numbers", hint="--shots 0,1,4,16")
+    workspace, manifest = _workspace(config), read_cases(cases)
+    with bar(f"onboarding {modality}", len(wanted) * draws) as advance:
+        found = run(workspace, manifest, modality, shots=wanted, draws=draws, advance=advance)
+    path = out or home() / f"onboard-{modality}.html"
+    write_text(path, page(found))
+    if as_json:
+        for one in found:
+            typer.echo(json.dumps(one.to_json()))
+        return
+    typer.echo(
+        f"{modality}: mean of {draws} draws, {found[0].measured} cases measured\n"
+        f"{'labels a class':>14}{'labelled':>10}{'novel':>8}{'recognised':>12}"
+        f"{'generalist':>12}{'head':>7}{'known novel':>13}{'known recog.':>14}"
+    )
+    for r in summary(found):
+        parts = (r["novel"], r["recognised"], r["generalist"], r["head"])
+        cells = [f"{p:.0%}" if p == p else "–" for p in parts]
+        typer.echo(
+            f"{int(r['shots']):14}{r['labelled']:10.0f}{cells[0]:>8}{cells[1]:>12}{cells[2]:>12}"
+            f"{cells[3]:>7}{r['known_novel']:13.1%}{r['known_recognised']:14.1%}"
+        )
+    typer.echo(f"plot: {path}")
+
+
 def competence(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     config: _Config = None,
@@ -127,6 +181,42 @@ def competence(
     typer.echo(
         f"τ {found.temperature}, κ₁ {found.between}, κ₂ {found.by_task}, κ₃ {found.within} "
         "(chosen on all of it; docs/rarity.md)"
+    )
+
+
+def drift_trial(
+    cases: Annotated[Path, typer.Option(help="Manifest of all roles with a column of sources.")],
+    column: Annotated[str, typer.Option(help="Column that names a case's source.")] = "dataset",
+    windows: Annotated[int, typer.Option(min=1, help="Windows drawn of each kind.")] = 20,
+    size: Annotated[int, typer.Option(min=20, help="Cases of a window, at most.")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
+    config: _Config = None,
+) -> None:
+    """Is drift seen?  Another source's images mixed in at 0, 10 and 50 %, and perturbed images."""
+    from curbside.cases import read_cases
+    from curbside.indexes.drift_trial import TrialRow
+    from curbside.indexes.drift_trial import drift_trial as run
+
+    def show(row: TrialRow) -> None:
+        typer.echo(
+            json.dumps(row.to_json())
+            if as_json
+            else f"{row.modality:16}{row.change:34}{row.cases:6}{row.windows:9}"
+            f"{row.drifted:9.0%}{row.flagged:9.1%}"
+        )
+
+    workspace = _workspace(config)
+    if not as_json:
+        head = f"{'modality':16}{'change':34}{'cases':>6}{'windows':>9}{'drift':>9}{'p ≤ 5 %':>9}"
+        typer.echo(head)
+    run(
+        read_cases(cases),
+        workspace.source,
+        workspace.config,
+        column=column,
+        window=size,
+        windows=windows,
+        done=show,
     )
 
 
