@@ -7,6 +7,7 @@ case that the agent was trained on looks perfect and is refused.  Knows no kerne
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from curbside.errors import InternalError, UserError
 from curbside.indexes.features import Features
 from curbside.readings import CaseRecord, Reading
 from curbside.responses import ResponseMatrix
+from curbside.study import content_hash
 
 if TYPE_CHECKING:
     from curbside.cases import Cases
@@ -48,6 +50,13 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.pooled)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        arrays = (self.pooled, self.correct, self.read, self.confidence)
+        words = json.dumps([self.agents, self.groups.tolist(), self.tasks.tolist()])
+        return content_hash("outcomes", words, *(np.ascontiguousarray(a).tobytes() for a in arrays))
 
     @classmethod
     def of(

@@ -44,7 +44,8 @@ class _Frozen(BaseModel):
 class VersionFacts(_Frozen):
     """What a version is: ``made_of`` hashes all that went into it, ``parent`` is what it grew from.
 
-    ``added`` counts the cases that it has and its parent has not, by role.
+    ``added`` counts the cases that it has and its parent has not, by role; ``outcomes`` are of
+    reviewed production cases that its competence learned from.
     """
 
     name: str
@@ -53,6 +54,7 @@ class VersionFacts(_Frozen):
     fleet: str
     cases: dict[str, int]
     added: dict[str, int] = Field(default_factory=dict)
+    outcomes: int = 0
     created: str = Field(default_factory=lambda: _now())
     code_version: str = __version__
 

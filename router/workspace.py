@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ from curbside.response_file import load_responses, save_responses
 from curbside.responses import ResponseMatrix
 from curbside.router.growth import TUNE_SHARE, Admission, Withheld, admit
 from curbside.router.out_of_fold import load_out_of_fold, read_out_of_fold
+from curbside.router.reviewed import Reviewed, production_outcomes
 from curbside.router.versions import CASES_FILE, VersionFacts, VersionStore
 from curbside.storage import file_digest, write_text
 from curbside.study import Study, content_hash
@@ -207,7 +209,13 @@ class Workspace:
             fold=kept.fold,
         )
 
-    def add(self, new: Cases, *, tune_share: float = TUNE_SHARE) -> tuple[str | None, Admission]:
+    def add(
+        self,
+        new: Cases | None,
+        *,
+        tune_share: float = TUNE_SHARE,
+        reviewed: Reviewed = MappingProxyType({}),
+    ) -> tuple[str | None, Admission]:
         """Make a version with reviewed cases more; what serves stays.
 
         The index is fitted and calibrated again and competence learned again, on the cases
@@ -216,32 +224,67 @@ class Workspace:
         Args:
             new: labelled cases; see :func:`curbside.router.growth.admit` for who joins.
             tune_share: share of new groups that go to ``tune``.
+            reviewed: production cases that a person has answered; what the agents that serve
+                had said of them teaches competence.
 
         Returns:
-            The version's name (None where nobody joins), and who joined.
+            The version's name (None where nothing is new), and who joined.
         """
-        known = self.built_cases()
-        features, more = self.features(known), self.features(new)
-        withheld = self._withheld()
-        admission = admit(
-            known, features.digests, new, more.digests, withheld, tune_share=tune_share
-        )
-        if not admission.rows:
-            return None, admission
+        known, withheld = self.built_cases(), self._withheld()
+        features = self.features(known)
+        admission = Admission(Cases([], known.path), (), {})
+        if new is not None:
+            more = self.features(new)
+            admission = admit(
+                known, features.digests, new, more.digests, withheld, tune_share=tune_share
+            )
         both = Cases([*known, *admission.cases], known.path)
         # all of them at once: what was encoded is in the cache
         features = self.features(both)
-        parent = self.version_folder.name
+        production = self._production(reviewed, both, features, withheld)
+        if not admission.rows and production is None:
+            return None, admission
+        parent, first = self.version_folder.name, len(known)
         made_of = content_hash(
-            "grown", parent, _manifest(admission.cases, features.digests[-len(admission.cases) :])
+            "grown",
+            parent,
+            _manifest(admission.cases, features.digests[first:]),
+            "" if production is None else production.digest,
         )
         known_by_now = self.versions.made_of(made_of)
         if known_by_now is not None:
             return known_by_now, admission
         name = self._make(
-            both, features, withheld, made_of=made_of, parent=parent, added=admission.cases
+            both,
+            features,
+            withheld,
+            made_of=made_of,
+            parent=parent,
+            added=admission.cases,
+            production=production,
         )
         return name, admission
+
+    def _production(
+        self, reviewed: Reviewed, cases: Cases, features: Features, withheld: Withheld
+    ) -> Outcomes | None:
+        """Outcomes of reviewed cases that are neither held out nor judged on tune already."""
+        held_out = np.isin(cases.roles, ("tune", "calibration"))
+        taken = {d for d, held in zip(features.digests, held_out, strict=True) if held}
+        contents = [
+            record.content
+            for record, _ in reviewed.values()
+            if record.content not in taken and record.content not in withheld.images
+        ]
+        if not contents:
+            return None
+        pooled = self.source.kept(contents)
+        there = zip(contents, pooled, strict=True)
+        agents = {n: a.card.fingerprint for n, a in self.fleet().agents.items()}
+        outcomes, _ = production_outcomes(
+            reviewed, agents, ((c, x) for c, x in there if np.isfinite(x).all())
+        )
+        return outcomes
 
     def _make(
         self,
@@ -252,6 +295,7 @@ class Workspace:
         made_of: str,
         parent: str | None = None,
         added: Cases | None = None,
+        production: Outcomes | None = None,
     ) -> str:
         """Fit, calibrate, read tune, learn competence; write it all as one version."""
         assessor = Assessor.fit(cases, features, self.config, self.views(cases, features))
@@ -260,9 +304,10 @@ class Workspace:
         # where nothing is trained, tasks are those of the cases, and no version serves yet
         fleet = self.fleet() if self.fleet_spec.embedded else self._open_fleet(cases)
         matrix = self._tune_readings(tune, tune_features, fleet)
-        competence = Competence.fit(
-            assessor, tune, tune_features, matrix, also=self._other_outcomes(cases, features)
-        )
+        also = self._other_outcomes(cases, features)
+        if production is not None:
+            also = production if also is None else also.joined(production)
+        competence = Competence.fit(assessor, tune, tune_features, matrix, also=also)
         manifest = _manifest(cases, features.digests)
         name = content_hash(
             "version", assessor.calibration_digest, competence.digest, manifest, made_of
@@ -274,6 +319,7 @@ class Workspace:
             fleet=fleet.fingerprint,
             cases=_by_role(cases),
             added={} if added is None else _by_role(added),
+            outcomes=0 if production is None else len(production),
         )
         with self.versions.adding(facts) as folder:
             assessor.save(folder / "index")

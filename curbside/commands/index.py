@@ -12,6 +12,7 @@ from curbside.commands import rarity
 
 if TYPE_CHECKING:
     from curbside.indexes.index_bench import SizeBench
+    from curbside.router.reviewed import Reviewed
     from curbside.router.versions import VersionStore
     from curbside.router.workspace import Workspace
 
@@ -32,7 +33,12 @@ def register(app: typer.Typer) -> None:
 
 
 def add(
-    manifest: Annotated[Path, typer.Argument(help="Manifest of labelled cases.")],
+    manifest: Annotated[
+        Path | None, typer.Argument(help="Manifest of cases; with --reviewed labels may be absent.")
+    ] = None,
+    reviewed: Annotated[
+        bool, typer.Option("--reviewed", help="Labels and outcomes from the ledger's reviews.")
+    ] = False,
     tune_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of new groups that agents are judged on.")
     ] = 0.3,
@@ -41,20 +47,40 @@ def add(
     """Make a version with reviewed cases more: fitted, calibrated, competence learned again.
 
     A case joins train or tune with its whole group; never test, never both.  What serves
-    stays until the new version is promoted.
+    stays until the new version is promoted.  With --reviewed, cases of the manifest get the
+    answer that a person gave in the ledger, others are passed by, and what agents had said of
+    any reviewed case teaches competence; without a manifest that alone.
     """
     from curbside.cases import read_cases
+    from curbside.errors import UserError
+    from curbside.router.reviewed import labelled_by_review
 
+    if manifest is None and not reviewed:
+        raise UserError(
+            "there is nothing to add: name a manifest, or give --reviewed",
+            hint="curbside index add MANIFEST, or curbside index add --reviewed",
+        )
     workspace = _workspace(config)
-    name, admission = workspace.add(read_cases(manifest), tune_share=tune_share)
+    new = None if manifest is None else read_cases(manifest)
+    answered: Reviewed = {}
+    if reviewed:
+        answered = _reviewed(workspace)
+        typer.echo(f"{len(answered)} reviewed cases in the ledger")
+        if new is not None:
+            digests = workspace.features(new).digests
+            new, _, left_out = labelled_by_review(new, digests, answered)
+            for why, n in sorted(left_out.items()):
+                typer.echo(f"  {n} passed by: {why}")
+    name, admission = workspace.add(new, tune_share=tune_share, reviewed=answered)
     for why, n in sorted(admission.refused.items()):
         typer.echo(f"  {n} refused: {why}")
     if name is None:
-        typer.echo("no case joins, so there is no new version")
+        typer.echo("no case joins and no outcome is new, so there is no new version")
         raise typer.Exit
     facts = workspace.versions.facts(name)
-    joined = ", ".join(f"{n} to {role}" for role, n in facts.added.items())
-    typer.echo(f"version {name}: {joined}")
+    joined = ", ".join(f"{n} to {role}" for role, n in facts.added.items()) or "no case more"
+    learned = f", competence from {facts.outcomes} reviewed cases" if facts.outcomes else ""
+    typer.echo(f"version {name}: {joined}{learned}")
     typer.echo(f"next: curbside eval gate for this version, then curbside index promote {name}")
 
 
@@ -226,6 +252,17 @@ def _workspace(config: Path | None) -> Workspace:
     from curbside.router.workspace import Workspace
 
     return Workspace(home(), load_config(config or config_path()))
+
+
+def _reviewed(workspace: Workspace) -> Reviewed:
+    from curbside.router.ledger import open_ledger
+    from curbside.router.reviewed import reviewed_in
+
+    ledger = open_ledger(workspace.home, workspace.config.stores.ledger)
+    try:
+        return reviewed_in(ledger)
+    finally:
+        ledger.close()
 
 
 def _versions() -> VersionStore:
