@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -87,6 +87,7 @@ def test_objects_become_studies_and_series_in_order_of_position(tmp_path: Path) 
     assert not any(s.incomplete for s in studies)
 
 
+@settings(max_examples=20, deadline=None)
 @given(order=st.permutations(range(5)))
 def test_the_order_of_files_changes_nothing(order: list[int]) -> None:
     raw = {f"{k}.dcm": as_dicom(grey(i), number=i, position=4.0 * i) for k, i in enumerate(order)}
