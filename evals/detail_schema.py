@@ -9,6 +9,7 @@ from curbside.evals.schema_base import Estimate, Number, Strict
 __all__ = [
     "ArmDetail",
     "Conclusion",
+    "CostRow",
     "Details",
     "Frontier",
     "Gain",
@@ -144,6 +145,24 @@ class PoolRow(Strict):
     gain: Estimate
     """What the pool gains by the one left out; above 0 it earns its place. For the whole pool:
     its gain over the best arm alone."""
+
+
+class CostRow(Strict):
+    """What an arm takes to make and to run, and what it brings; prices are in ``prices``."""
+
+    arm: str
+    labels: int
+    trainable_parameters: int
+    trainable_share: Number
+    """Of all its numbers, the frozen trunk's included."""
+    train_seconds: Number
+    peak_mib: Number
+    calls: Number
+    ms_per_case: Number
+    accuracy: Number
+    money_to_build: Number
+    money_per_1000: Number
+    """Machine time of a thousand readings."""
 
 
 class SubgroupRow(Strict):

@@ -10,7 +10,7 @@ import json
 from typing import Literal
 
 from curbside import RESEARCH_USE
-from curbside.evals.detail_schema import Details
+from curbside.evals.detail_schema import CostRow, Details
 from curbside.evals.schema_base import Estimate, Number, Strict
 
 __all__ = [
@@ -238,6 +238,10 @@ class Summary(Strict):
     subgroups: str
     details: Details | None = None
     """What is looked at beside the verdict."""
+    costs: tuple[CostRow, ...] = ()
+    """What each arm takes and brings, cheapest to build first."""
+    prices: dict[str, float] | None = None
+    """Stated prices of a label and of an hour of the machine."""
     versions: dict[str, str]
     notes: list[str]
     controls: tuple[Control, ...] = ()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curbside.agents.cost import BuildCost
+from curbside.evals.costs import PRICES, cost_rows
 from curbside.evals.evaluation import ArmResult, Interval, Result
 from curbside.evals.gates import BUDGETS
 from curbside.evals.metrics import METRICS, NOVEL_PREVALENCE, Utility
@@ -88,6 +89,8 @@ def summarise(
         about: arm → what it is, where that differs from the usual.
     """
     f = result.frame
+    arms = {name: _arm(a, result, about or {}) for name, a in result.arms.items()}
+    made = arm_costs(build_cost, specialists)
     return Summary(
         phantoms=phantoms,
         generated_at=generated_at,
@@ -114,11 +117,13 @@ def summarise(
             worth={k: float(v) for k, v in vars(Utility()).items()},
             fallback_specialist=list(result.fallbacks),
         ),
-        arms={name: _arm(a, result, about or {}) for name, a in result.arms.items()},
+        arms=arms,
         contrasts=[_contrast(c) for c in result.contrasts],
         modality=_modality(result),
         novelty=_novelty(result),
-        build_cost=arm_costs(build_cost, specialists),
+        build_cost=made,
+        costs=cost_rows(arms, made),
+        prices={k: float(v) for k, v in vars(PRICES).items()},
         verdict=result.verdict.text,
         decision=_decision(result),
         deferral_curves={a: dict(by) for a, by in result.curves.items()},

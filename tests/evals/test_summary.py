@@ -6,6 +6,7 @@ import errno
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -13,11 +14,13 @@ import pytest
 from curbside.agents.cost import BuildCost
 from curbside.config import Config
 from curbside.errors import StorageError
+from curbside.evals.costs import Prices, cost_rows, trunk_parameters
 from curbside.evals.evaluation import evaluate
 from curbside.evals.report import novelty_histogram, render_report
-from curbside.evals.schema import Summary, json_schema
+from curbside.evals.schema import Cost, Summary, json_schema
 from curbside.evals.summary import arm_costs, summarise, write_summary
 from curbside.evals.table import lines, print_summary, rows
+from curbside.indexes.lite0 import folded_weights
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -158,3 +161,22 @@ def test_table_names_the_verdict_below_the_arms(summary, capsys):
     assert "PHANTOMS" in out
     assert sum(r[0].startswith("▶") for r in rows(summary)) == 1
     assert any("novel answered at 5 %" in line for line in lines(summary))
+
+
+def test_costs_are_counted_by_hand_at_stated_prices():
+    assert trunk_parameters() == sum(v.size for v in folded_weights().values())
+    arm = SimpleNamespace(
+        latency_ms=SimpleNamespace(value=36.0),
+        cost=SimpleNamespace(value=1.0),
+        accuracy=SimpleNamespace(value=0.7),
+    )
+    built = {
+        "dear": Cost(labels=100, trainable_parameters=10, train_seconds=3600, peak_mib=1),
+        "cheap": Cost(labels=10, trainable_parameters=0, train_seconds=0, peak_mib=1),
+        "unknown": Cost(labels=1, trainable_parameters=0, train_seconds=0, peak_mib=1),
+    }
+    rows = cost_rows({"dear": arm, "cheap": arm}, built, Prices(label=2.0, hour=3.0))
+    assert [r.arm for r in rows] == ["cheap", "dear"]
+    assert rows[1].money_to_build == pytest.approx(203)
+    assert rows[1].money_per_1000 == pytest.approx(36 / 3600 * 3)
+    assert rows[0].trainable_share == 0
