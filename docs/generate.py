@@ -48,10 +48,18 @@ def fleet_schema() -> str:
     return json.dumps(FleetSpec.model_json_schema(), indent=2) + "\n"
 
 
+def suite_schema() -> str:
+    """JSON Schema of a suite of evaluations."""
+    from curbside.evals.suite import suite_schema as schema
+
+    return schema()
+
+
 GENERATED = {
     "cli.md": cli_reference,
     "curbside.schema.json": config_schema,
     "fleet.schema.json": fleet_schema,
+    "suite.schema.json": suite_schema,
     "summary.schema.json": summary_schema,
 }
 

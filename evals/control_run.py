@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from curbside.indexes.features import Features
     from curbside.router.workspace import Workspace
 
-__all__ = ["FLIP_RATE", "explained", "run_controls", "serving_controls"]
+__all__ = ["FLIP_RATE", "changed", "explained", "route", "run_controls", "serving_controls"]
 
 #: Share of routes that may move under a small change of the image.
 FLIP_RATE = 0.03
@@ -103,10 +103,10 @@ def serving_controls(workspace: Workspace, studies: Sequence[Study]) -> list[Con
     rows = rows[:: max(1, len(rows) // _STABILITY)][:_STABILITY]
     moved = n = 0
     for change in SMALL.values():
-        changed = [_changed(studies[at[i]], change) for i in rows]
-        for i, record in zip(rows, router.decide_batch(changed), strict=True):
+        again = router.decide_batch([changed(studies[at[i]], change) for i in rows])
+        for i, record in zip(rows, again, strict=True):
             n += 1
-            moved += _route(record) != _route(records[i])
+            moved += route(record) != route(records[i])
     out.append(
         rate(
             "route_flips",
@@ -129,11 +129,13 @@ def explained(record: CaseRecord) -> bool:
     return why and versions and seen
 
 
-def _route(record: CaseRecord) -> tuple[object, ...]:
+def route(record: CaseRecord) -> tuple[object, ...]:
+    """What must not move: how the case ends, and whom it goes to."""
     return record.outcome.status, record.outcome.route
 
 
-def _changed(study: Study, change: Callable[[Any], Any]) -> Study:
+def changed(study: Study, change: Callable[[Any], Any]) -> Study:
+    """The study with its central image changed."""
     from curbside.indexes.features import central_instance
 
     pixels = change(central_instance(study).pixels())

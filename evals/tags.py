@@ -56,6 +56,8 @@ def tags_arm(
     matrix: ResponseMatrix,
     specialists: Mapping[str, str],
     generalist: str,
+    *,
+    wrong: float = WRONG_BODY_PART,
 ) -> Arm:
     """Common by its tags to the specialist, everything else to the generalist.
 
@@ -64,6 +66,7 @@ def tags_arm(
 
     Args:
         modality: true modality of the n cases: the tags come from the scanner.
+        wrong: share of cases whose body part is wrong, in [0, 1].
     """
     readers: dict[tuple[str, str], list[str]] = defaultdict(list)
     parts: dict[str, set[str]] = defaultdict(set)
@@ -80,9 +83,9 @@ def tags_arm(
                 return {specialists[name]: 1.0}
             return {generalist: 1.0}
         code, true = TAG_TABLE[name]
-        wrong = sorted(parts[code] - {true})
-        chances = [(true, 1 - WRONG_BODY_PART if wrong else 1.0)]
-        chances += [(p, WRONG_BODY_PART / len(wrong)) for p in wrong]
+        others = sorted(parts[code] - {true})
+        chances = [(true, 1 - wrong if others else 1.0)]
+        chances += [(p, wrong / len(others)) for p in others]
         for part, chance in chances:
             to = readers[code, part] or [generalist]
             for agent in to:

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     evals.command("probes")(eval_probes)
     evals.command("report")(eval_report)
     evals.command("published")(eval_published)
+    evals.command("suites")(eval_suites)
     evals.command("bench")(eval_bench)
     evals.command("ledger")(eval_ledger)
     evals.command("few-shot")(eval_few_shot)
@@ -65,8 +66,13 @@ def eval_compare(
 
 
 def eval_run(
-    cases: Annotated[Path, typer.Option(help="Manifest: CSV, JSONL or Parquet.")],
     out: Annotated[Path, typer.Option(help="Folder for summary.json, report.html, responses.")],
+    suite: Annotated[
+        str | None, typer.Argument(help="Suite, by name or file; see: curbside eval suites.")
+    ] = None,
+    cases: Annotated[
+        Path | None, typer.Option(help="Manifest: CSV, JSONL or Parquet; instead of a suite.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
     ] = None,
@@ -89,6 +95,9 @@ def eval_run(
     from curbside.config import load_config, load_policy_file
     from curbside.errors import UserError
     from curbside.evals.session import evaluate_manifest, recorded_agents
+    from curbside.evals.suite import EvaluationRun, load_suite, table_lines, write_result
+    from curbside.evals.suite_cases import suite_cases
+    from curbside.evals.suite_runs import run_table_suite
     from curbside.evals.table import print_summary
     from curbside.home import config_path, home
     from curbside.router.workspace import Workspace
@@ -102,7 +111,23 @@ def eval_run(
         chosen, provenance = load_policy_file(policy)
         settings = settings.model_copy(update={"policy": chosen})
     workspace = Workspace(home(), settings)
-    manifest = read_cases(cases)
+    if (suite is None) == (cases is None):
+        raise UserError(
+            "give either a suite or --cases MANIFEST",
+            hint="curbside eval run --cases cases.csv --out results, or curbside eval suites",
+        )
+    if suite is not None:
+        found, path = load_suite(suite)
+        if not isinstance(found.run, EvaluationRun):
+            result = run_table_suite(found, workspace, out)
+            write_result(result, out)
+            for line in table_lines(result):
+                typer.echo(line)
+            typer.echo(f"table      {out / 'suite.md'}")
+            return
+        workspace, cases, phantoms = suite_cases(found.run, path, workspace)
+        replicates, seed = found.run.replicates, found.run.seed
+    manifest = read_cases(cases or Path())
     fleets = None
     if readings is not None and team is not None:
         fleets = [recorded_agents(workspace, manifest, readings, team)]
@@ -121,6 +146,15 @@ def eval_run(
         typer.echo("nothing changed since this was evaluated: read from summary.json")
     typer.echo(f"summary    {out / 'summary.json'}")
     typer.echo(f"report     {out / 'report.html'}")
+
+
+def eval_suites() -> None:
+    """The suites that ship, and what each asks."""
+    from curbside.evals.suite import load_suite, suite_names
+
+    for name in suite_names():
+        typer.echo(f"{name:<24} {load_suite(name)[0].about}")
+    typer.echo("run one: curbside eval run NAME --out DIR; docs/suites.md has their form")
 
 
 def eval_bench(

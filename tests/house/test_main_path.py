@@ -212,3 +212,75 @@ def test_a_damaged_index_is_refused(built: Built, tmp_path: Path) -> None:
     assert isinstance(error, UserError)
     assert error.code == "index-corrupt"
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    "suite", ["leave-one-modality-out", "few-shot", "perturbations", "tag-noise", "vqa"]
+)
+def test_every_suite_with_a_table_runs(built: Built, tmp_path: Path, suite: str) -> None:
+    # few phantoms: the suites that ship ask for more cases and more changes than there are
+    small = {
+        "leave-one-modality-out": "{kind: leave-one-out, of: modality, minimum: 4, most: 2}",
+        "few-shot": "{kind: few-shot, shots: [1, all], seeds: 2}",
+        "perturbations": "{kind: perturbations, sample: 2}",
+        "tag-noise": "{kind: tag-noise, rates: [0, 0.5]}",
+        "vqa": "{kind: vqa, most: 6}",
+    }[suite]
+    own = tmp_path / "own.yaml"
+    own.write_text(f"name: own\nabout: small\nrun: {small}\n")
+    result = call(built.home, "eval", "run", own, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    table = json.loads((tmp_path / "out" / "suite.json").read_text(encoding="utf-8"))
+    assert all(len(row) == len(table["columns"]) for row in table["rows"])
+    shares = [v for row in table["rows"] for v in row if isinstance(v, float)]
+    assert shares and all(0 <= v <= 1 for v in shares)
+
+
+def test_a_run_is_compared_gated_and_reported(built: Built, tmp_path: Path) -> None:
+    run = built.home / "evaluation-phantoms"
+    same = call(built.home, "eval", "compare", f"{run}:E", f"{run}:S", "--replicates", "100")
+    assert "VERDICT" in same.output
+    gate = call(built.home, "eval", "gate", run, "--baseline", run, "--replicates", "100")
+    assert "passed  quality" in gate.output
+    assert "passed  probes" in gate.output
+    for ending, part in (("html", "Where the numbers come from"), ("md", "## Controls")):
+        out = tmp_path / f"r.{ending}"
+        assert call(built.home, "eval", "report", run, "--out", out).exit_code == 0
+        assert part in out.read_text(encoding="utf-8")
+    assert "valid: .html" in str(fails(built.home, "eval", "report", run, "--out", "r.pdf"))
+
+
+def test_a_gate_is_asked_about_the_runs_own_policy(built: Built, tmp_path: Path) -> None:
+    run = built.home / "evaluation-phantoms"
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("policy: {kind: cascade}\n")
+    error = fails(built.home, "eval", "gate", run, "--baseline", run, "--policy", policy)
+    assert "another policy" in str(error)
+    probes = call(built.home, "eval", "probes", "--policy", policy)
+    assert probes.exit_code == 0
+    assert "probes hold for policy cascade" in probes.output
+
+
+def test_readings_made_elsewhere_are_evaluated(built: Built, tmp_path: Path) -> None:
+    asked = built.cases.take(built.cases.where(role=["tune", "test"]))
+    lines = ["case,agent,answer,confidence"]
+    for i, c in enumerate(asked):
+        for agent, sure in (("vlm", 0.7), ("net", 0.9)):
+            answer = c.label if i % 3 else (c.options[0] if c.options else "")
+            lines.append(f"{c.id},{agent},{answer},{sure}")
+    readings, team = tmp_path / "readings.csv", tmp_path / "team.yaml"
+    readings.write_text("\n".join(lines))
+    team.write_text("generalist: vlm\nspecialists: {cxr: net}\n")
+    result = call(
+        built.home, "eval", "run", "--cases", built.cases.path, "--readings", readings,
+        "--team", team, "--out", tmp_path / "out", "--replicates", "100",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["arms"]["Gfull"]["about"] == "vlm, as recorded in readings.csv"
+    by = {c["name"]: c["finding"] for c in summary["controls"]}
+    assert by["blank_image"] == "not assessable"
+    assert "go together" in str(
+        fails(built.home, "eval", "run", "--cases", readings, "--readings", readings,
+              "--out", tmp_path / "o")
+    )  # fmt: skip
