@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(no_args_is_help=True, help="Measure the parts on this machine.")
     bench.command("encoder")(bench_encoder)
     bench.command("ledger")(bench_ledger)
+    bench.command("console")(bench_console)
     app.add_typer(bench, name="bench")
 
 
@@ -66,3 +67,22 @@ def bench_ledger(
     for name, (first, then, counts) in result.views.items():
         typer.echo(f"  {name:<20} {first:8.1f} {then:8.1f} {counts:8.1f}")
     typer.echo(f"  slowest page with its counts {result.worst:.1f} ms")
+
+
+def bench_console(
+    cases: Annotated[int, typer.Option(min=100, max=10**7, help="Synthetic cases.")] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Visits.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Milliseconds until a browser shows the worklist of many cases, and after a filter."""
+    from curbside.ui.console_bench import bench_console as run
+
+    result = run(cases, rounds=rounds)
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    told = result.to_json()
+    typer.echo(f"{result.cases} synthetic cases, Chromium, 1280 x 720; ms")
+    typer.echo(f"  first visit after the start  {result.cold:8.0f}")
+    typer.echo(f"  first paint, median of {rounds:<4}  {told['first_paint_median']:8.0f}")
+    typer.echo(f"  filter, median               {told['filter_median']:8.0f}")

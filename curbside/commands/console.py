@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["command_line", "register"]
+__all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +35,7 @@ def console(
     from curbside import RESEARCH_USE
     from curbside.config import load_config
     from curbside.home import config_path
+    from curbside.ui.server import command_line
 
     load_config(config_path())  # what is missing or wrong is said here, not in the browser
     typer.echo(RESEARCH_USE)
@@ -44,19 +44,3 @@ def console(
     # this process becomes the server, so that Ctrl+C and signals reach it alone
     command = command_line(port, address, headless=headless)
     os.execve(command[0], command, environment)
-
-
-def command_line(port: int, address: str, *, headless: bool) -> list[str]:
-    """The server's command; look and privacy are in ``ui/.streamlit/config.toml`` beside it."""
-    import sys
-
-    import curbside.ui
-
-    script = Path(curbside.ui.__file__).with_name("app.py")
-    return [
-        *(sys.executable, "-m", "streamlit", "run", str(script)),
-        *("--server.port", str(port), "--server.address", address),
-        *("--server.headless", str(headless).lower()),
-        # also where the user's own settings say otherwise
-        *("--browser.gatherUsageStats", "false"),
-    ]

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from curbside import RESEARCH_USE
 from curbside.cli import app
-from curbside.commands.console import command_line
 from curbside.config import Config, save_config
 from curbside.errors import ConfigError
+from curbside.ui.server import command_line
 
 
 def test_the_server_is_this_process_private_and_local(curbside_home, monkeypatch):
