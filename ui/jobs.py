@@ -20,7 +20,7 @@ from curbside.errors import CurbsideError, UserError
 from curbside.home import home
 from curbside.intake import Refusal, studies_in
 from curbside.readings import CaseRecord, Outcome, Reading, Reason, Status
-from curbside.router.ledger import Ledger, case_key, open_ledger
+from curbside.router.ledger import Ledger, open_ledger
 from curbside.router.review import Kind
 from curbside.router.sources import SourceStore, open_sources
 from curbside.storage import write_bytes
@@ -137,16 +137,11 @@ def route(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, 
     done: list[dict[str, str]] = []
     for start in range(0, len(studies), _BLOCK):
         block = [_unpacked(s, folder) for s in studies[start : start + _BLOCK]]
+        # the router records each case and where its images are
         records = desk.router.read_batch(block)
-        desk.ledger.write(
-            (case_key(r.case, r.content, s.question, r.versions), r)
-            for s, r in zip(block, records, strict=True)
-        )
-        if desk.sources is not None:
-            desk.sources.keep(block)
         done += [_told(s, r) for s, r in zip(block, records, strict=True)]
         progress(len(done), len(studies))
-    if desk.sources is None:
+    if not desk.config.privacy.keep_sources:
         shutil.rmtree(folder, ignore_errors=True)
     return {
         "studies": done,

@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "router"))
 from tests_router_world import TASKS, World, make_world, picture, strange
 
 from curbside.config import Config, save_config
-from curbside.router.ledger import Ledger, case_key, open_ledger
-from curbside.router.sources import SourceStore
+from curbside.router.ledger import Ledger, open_ledger
 from curbside.router.versions import CASES_FILE, VersionFacts, VersionStore
 from curbside.storage import write_bytes, write_text
 from curbside.study import Question, Study
@@ -93,13 +92,8 @@ def home(curbside_home: Path, world: World) -> Path:
         study = Study.from_image(path, id=name, question=Question(options=TASKS[task], task=task))
         studies.append(replace(study, received_at=now - timedelta(minutes=50 * i)))
     router = world.router(curbside_home)
-    book = open_ledger(curbside_home, config.stores.ledger)
-    book.write(
-        (case_key(r.case, r.content, s.question, r.versions), r)
-        for s, r in zip(studies, router.read_batch(studies), strict=True)
-    )
-    SourceStore(curbside_home / config.stores.sources).keep(studies)
-    book.close()
+    router.read_batch(studies)
+    router.close()
     return curbside_home
 
 

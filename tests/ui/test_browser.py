@@ -28,12 +28,12 @@ from curbside.cli import app
 from curbside.config import load_config
 from curbside.readings import Status
 from curbside.router.api import Router
-from curbside.router.ledger import Ledger, case_key, open_ledger
+from curbside.router.ledger import Ledger, open_ledger
 from curbside.router.review import Kind
-from curbside.router.sources import SourceStore
 from curbside.router.worklist import View, count, page
 from curbside.router.workspace import Workspace
 from curbside.study import Study
+from curbside.ui.console_bench import bench_console, find_browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -42,7 +42,6 @@ fleet: {specialist_minimum: 12, shots: 4}
 index: {stratum_minimum: 8}
 policy: {kind: tier, minimum_support: 12}
 """
-BROWSERS = (os.environ.get("CURBSIDE_BROWSER") or "chromium", "chromium", "chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SHOTS = os.environ.get("CURBSIDE_SCREENSHOTS")
 #: In milliseconds; the machine may be busy.
@@ -79,7 +78,9 @@ def phantom_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _fill(home: Path, cases: Any) -> None:
-    config = load_config(home / "curbside.yaml")
+    """The ledger anew, as if the cases had come in over some hours, with one cut image."""
+    for path in home.glob("ledger.sqlite*"):
+        path.unlink()
     now = datetime.now(UTC)
     studies = [
         replace(s, received_at=now - timedelta(minutes=6 * i))
@@ -88,19 +89,10 @@ def _fill(home: Path, cases: Any) -> None:
     cut = home / "cut.png"
     cut.write_bytes(cases[0].image.read_bytes()[:400])
     cut_study = Study.from_image(cut, id="phantom-cut-0b1c2d3e4f5a")
-    studies.append(replace(cut_study, received_at=now - timedelta(minutes=90)))
-    records = Router(Workspace(home, config)).read_batch(studies)
-    ledger = open_ledger(home, config.stores.ledger)
-    known = {s.id: s for s in studies}
-    for entry, _ in list(ledger.all()):
-        known.pop(entry.study, None)
-    ledger.write(
-        (case_key(r.case, r.content, known[r.case].question, r.versions), r)
-        for r in records
-        if r.case in known
-    )
-    SourceStore(home / config.stores.sources).keep(studies)
-    ledger.close()
+    studies.append(replace(cut_study, received_at=now - timedelta(minutes=300)))
+    router = Router(Workspace(home, load_config(home / "curbside.yaml")))
+    router.read_batch(studies)
+    router.close()
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +121,8 @@ def console(phantom_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next((p for p in map(shutil.which, BROWSERS) if p), None)
-    if found is None:
-        pytest.fail("no Chromium on the PATH; next: make browser")
     with sync_playwright() as p:
-        started = p.chromium.launch(executable_path=found, args=FLAGS)
+        started = p.chromium.launch(executable_path=find_browser(), args=FLAGS)
         yield started
         started.close()
 
@@ -362,3 +351,12 @@ def test_a_look_at_another_case_and_zoom(watched):
     expect(stage.locator(".bar span")).to_have_text("140 %")
     stage.get_by_title("Whole image").click()
     expect(stage.locator(".bar span")).to_have_text("100 %")
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+@pytest.mark.enable_socket
+def test_the_benchmark_visits_a_large_worklist(tmp_path, monkeypatch):
+    result = bench_console(120, rounds=1)
+    told = result.to_json()
+    assert told["cases"] == 120 and len(result.filters) == 2
+    assert told["first_paint_median"] > 0 and told["filter_median"] > 0

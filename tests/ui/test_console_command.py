@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from curbside import RESEARCH_USE
 from curbside.cli import app
 from curbside.config import Config, save_config
-from curbside.errors import ConfigError
+from curbside.errors import ConfigError, UserError
+from curbside.ui.console_bench import ConsoleBench, find_browser
 from curbside.ui.server import command_line
 
 
@@ -37,3 +38,20 @@ def test_a_browser_is_opened_only_when_asked():
     assert "true" in command_line(1, "::1", headless=True)
     command = command_line(1, "::1", headless=False)
     assert command[command.index("--server.headless") + 1] == "false"
+
+
+def test_without_a_browser_the_next_command_is_named(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CURBSIDE_BROWSER", raising=False)
+    with pytest.raises(UserError) as e:
+        find_browser()
+    assert "apt-get install chromium" in e.value.hint
+
+
+def test_the_benchmark_prints_what_a_person_waits_for(monkeypatch):
+    result = ConsoleBench(100, 900.0, (400.0, 600.0, 500.0), (80.0, 90.0))
+    monkeypatch.setattr("curbside.ui.console_bench.bench_console", lambda n, rounds: result)
+    printed = CliRunner().invoke(app, ["bench", "console", "--cases", "100"]).output
+    assert "first paint" in printed and "500" in printed and "85" in printed
+    told = CliRunner().invoke(app, ["bench", "console", "--cases", "100", "--json"]).output
+    assert '"first_paint_median": 500.0' in told

@@ -7,6 +7,7 @@ import zipfile
 import pytest
 from tests_router_world import picture
 
+from curbside.config import PrivacyConfig
 from curbside.errors import Conflict, UserError
 from curbside.readings import Abstention, Reading, Status
 from curbside.router.review import Kind
@@ -55,7 +56,8 @@ def test_a_task_is_asked_of_every_study(desk, home):
 
 
 def test_where_no_sources_are_kept_the_files_go(desk, home):
-    desk.__dict__["sources"] = None
+    privacy = PrivacyConfig(keep_sources=False)
+    desk.__dict__["config"] = desk.config.model_copy(update={"privacy": privacy})
     folder = home / "uploads" / "abc"
     folder.mkdir(parents=True)
     (folder / "00000.png").write_bytes(picture("xray", 1, 7000))

@@ -65,6 +65,13 @@ def test_a_link_carries_the_study_and_the_view(opened, home):
     assert "modality=ct" in link.proto.query_string
 
 
+def test_an_empty_ledger_says_how_to_fill_it(opened, curbside_home):
+    from curbside.config import Config, save_config
+
+    save_config(Config(), curbside_home / "curbside.yaml")
+    assert "The ledger is empty" in words(opened("worklist"))
+
+
 def test_pages_go_forward_and_back(opened, home, monkeypatch):
     monkeypatch.setattr("curbside.ui.views.worklist.PAGE_SIZE", 4)
     app = opened("worklist", waiting="false")

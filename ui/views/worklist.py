@@ -39,8 +39,7 @@ def page() -> None:
     frame("Worklist")
     view = view_of(_chosen)
     counts = count(ledger(), view)
-    everything = counts if view == View() else count(ledger(), View())
-    if not everything.total:
+    if not counts.total and not page_of_ledger(ledger(), View(), limit=1).entries:
         st.html(
             state(
                 "The ledger is empty",
