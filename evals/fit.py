@@ -27,10 +27,27 @@ from curbside.errors import UserError
 from curbside.evals.frame import Frame
 from curbside.evals.gates import case_weights
 from curbside.evals.replay import Recording, Replayed, replay_all
-from curbside.indexes.risk import DELTA, Certified, learn_then_test, thresholds_of
+from curbside.indexes.risk import (
+    DELTA,
+    Certified,
+    Point,
+    curve,
+    learn_then_test,
+    thresholds_of,
+)
 from curbside.router.policies import make_policy
 
-__all__ = ["FOLDS", "KINDS", "Fitted", "Seen", "certify_floor", "fit_policy", "grid_of", "refuse"]
+__all__ = [
+    "FOLDS",
+    "KINDS",
+    "Fitted",
+    "Seen",
+    "certified_curve",
+    "certify_floor",
+    "fit_policy",
+    "grid_of",
+    "refuse",
+]
 
 FOLDS = 5
 #: Simplest first: ties go to the first.
@@ -213,6 +230,15 @@ def certify_floor(
             hint="allow more with --risk, or leave it out",
         )
     return found
+
+
+def certified_curve(
+    policy: AnyPolicy, tune: Seen, calibration: Seen, delta: float = DELTA
+) -> tuple[Point, ...]:
+    """What the policy may answer at each error rate, as :func:`certify_floor` certifies one."""
+    levels = thresholds_of(_scores(policy, tune)[0])
+    score, right = _scores(policy, calibration)
+    return curve(score, right, calibration.groups[calibration.frame.scored], levels, delta=delta)
 
 
 def _scores(policy: AnyPolicy, seen: Seen) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

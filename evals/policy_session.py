@@ -12,18 +12,27 @@ import numpy as np
 from curbside import __version__
 from curbside.config import AnyPolicy, PolicyProvenance
 from curbside.errors import UserError
-from curbside.evals.fit import KINDS, Fitted, Seen, certify_floor, fit_policy, refuse
+from curbside.evals.fit import (
+    KINDS,
+    Fitted,
+    Seen,
+    certified_curve,
+    certify_floor,
+    fit_policy,
+    refuse,
+)
 from curbside.evals.frame import frame_of, label_counts
 from curbside.evals.matrix import read_matrix
 from curbside.evals.replay import Recording
 from curbside.evals.runner import Built, TunedFleet, tune_part
 from curbside.evals.session import open_built, served_fleet
+from curbside.indexes.risk import DELTA, Point
 
 if TYPE_CHECKING:
     from curbside.cases import Cases
     from curbside.router.workspace import Workspace
 
-__all__ = ["fit_built"]
+__all__ = ["fit_built", "risk_curve"]
 
 
 def fit_built(
@@ -49,17 +58,7 @@ def fit_built(
     """
     refuse(role, "tune")
     built, fleet = open_built(workspace), served_fleet(workspace)
-    part, cases = tune_part(built, fleet)
-    serving = fleet.fleet.serving
-    costs = {a: fleet.fleet.agents[a].card.cost for a in serving}
-    seen = Seen(
-        "tune",
-        part.frame,
-        Recording.of(part.matrix, part.assessments, serving),
-        cases.groups,
-        fleet.fleet.generalist,
-        costs,
-    )
+    seen, cases = _tune(built, fleet)
     fitted = fit_policy(seen, kinds, price=price)
     policy = fitted.policy.model_copy(update={"alpha": alpha})
     floor = "none: set by hand where wanted"
@@ -74,6 +73,35 @@ def fit_built(
             f"(observed {found.risk[at]:.3f} at coverage {found.coverage[at]:.3f})"
         )
     return policy, _provenance(fitted, seen, cases, built, fleet, price, floor)
+
+
+def risk_curve(workspace: Workspace, *, delta: float = DELTA) -> tuple[Point, ...]:
+    """What the configured policy may answer at each error rate, its floor certified.
+
+    Thresholds come from tune, truths from calibration.
+
+    Raises:
+        UserError, NotBuilt: as :func:`fit_built`.
+    """
+    built, fleet = open_built(workspace), served_fleet(workspace)
+    seen, _ = _tune(built, fleet)
+    calibration = _calibration(workspace, built, fleet)
+    return certified_curve(workspace.config.policy, seen, calibration, delta)
+
+
+def _tune(built: Built, t: TunedFleet) -> tuple[Seen, Cases]:
+    """Tune cases as the serving agents read them."""
+    part, cases = tune_part(built, t)
+    fleet = t.fleet
+    seen = Seen(
+        "tune",
+        part.frame,
+        Recording.of(part.matrix, part.assessments, fleet.serving),
+        cases.groups,
+        fleet.generalist,
+        {a: fleet.agents[a].card.cost for a in fleet.serving},
+    )
+    return seen, cases
 
 
 def _provenance(

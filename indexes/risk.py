@@ -24,7 +24,7 @@ from scipy import stats
 
 from curbside.errors import InternalError
 
-__all__ = ["EPSILON", "Certified", "Point", "curve", "learn_then_test", "thresholds_of"]
+__all__ = ["DELTA", "EPSILON", "Certified", "Point", "curve", "learn_then_test", "thresholds_of"]
 
 EPSILON, DELTA = 0.2, 0.1
 #: Stated error rates that a curve is drawn for.

@@ -11,11 +11,12 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``policy fit`` to the command line."""
-    policies = typer.Typer(no_args_is_help=True, help="Fit routing policies.")
+    """Add ``policy`` to the command line."""
+    policies = typer.Typer(
+        no_args_is_help=True, help="Fit routing policies and say what they may answer."
+    )
     policies.command("fit")(policy_fit)
-    # a group with one command would otherwise swallow the command's name
-    policies.callback()(lambda: None)
+    policies.command("risk")(policy_risk)
     app.add_typer(policies, name="policy")
 
 
@@ -68,3 +69,47 @@ def policy_fit(
     typer.echo(f"  floor: {provenance.floor_from}")
     typer.echo(f"written   {out}")
     typer.echo(f"next      curbside eval run --cases MANIFEST --out DIR --policy {out}")
+
+
+def policy_risk(
+    delta: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="Chance that a certified rate is exceeded.")
+    ] = 0.1,
+    out: Annotated[Path | None, typer.Option(help="Also write the curve as JSON.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
+    ] = None,
+) -> None:
+    """How much the configured policy may answer at each certified error rate (Learn-then-Test).
+
+    The floor at each rate comes from calibration cases; nothing is changed.
+    """
+    import json
+    from dataclasses import asdict
+
+    from curbside.config import load_config
+    from curbside.evals.policy_session import risk_curve
+    from curbside.home import config_path, home
+    from curbside.indexes.risk import EPSILON
+    from curbside.router.workspace import Workspace
+    from curbside.storage import write_text
+
+    workspace = Workspace(home(), load_config(config or config_path()))
+    points = risk_curve(workspace, delta=delta)
+    typer.echo(
+        f"policy {workspace.config.policy.kind}, on calibration cases; 1 − δ = {1 - delta:g}"
+    )
+    typer.echo("    ε      floor  answered  observed error")
+    for p in points:
+        mark = "▶" if p.epsilon == EPSILON else " "
+        if p.threshold is None:
+            typer.echo(f"{mark} {p.epsilon:<6g}   none     0.0 %  nothing can be certified")
+        else:
+            typer.echo(
+                f"{mark} {p.epsilon:<6g} {p.threshold:6.3f}  {p.coverage:7.1%}  {p.risk:7.1%}"
+            )
+    typer.echo("each line holds by itself: choose ε before looking at the curve")
+    if out is not None:
+        rows = [asdict(p) | {"risk": None if p.threshold is None else p.risk} for p in points]
+        write_text(out, json.dumps({"delta": delta, "points": rows}, indent=1) + "\n")
+        typer.echo(f"written   {out}")

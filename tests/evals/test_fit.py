@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from curbside.config import (
     AveragePolicy,
@@ -19,9 +21,18 @@ from curbside.config import (
     save_policy,
 )
 from curbside.errors import ConfigError, UserError
-from curbside.evals.fit import KINDS, Seen, certify_floor, fit_policy, grid_of, refuse
+from curbside.evals.fit import (
+    KINDS,
+    Seen,
+    certified_curve,
+    certify_floor,
+    fit_policy,
+    grid_of,
+    refuse,
+)
 from curbside.evals.replay import Recording
 from curbside.evals.session import refuse_seen
+from curbside.indexes.risk import Point
 
 SERVING = ("specialist-cxr", "specialist-fundus", "specialist-mri_brain", "generalist-full")
 
@@ -109,6 +120,35 @@ def test_a_certified_floor_holds_and_stricter_risk_answers_less(good_specialists
     frame = calibration.frame
     answered = calibration.replayed([policy.model_copy(update={"floor": strict.threshold})])
     assert answered.answered[frame.scored, 0].mean() == pytest.approx(strict.coverage[strict.best])
+
+
+def test_the_curve_is_the_floors_certified_one_by_one(good_specialists):
+    policy, tune = TierPolicy(alpha=0), seen(good_specialists)
+    calibration = seen(good_specialists, "calibration")
+    points = certified_curve(policy, tune, calibration)
+    assert [p.epsilon for p in points] == sorted(p.epsilon for p in points)
+    assert points[-1].coverage > 0
+    for p in points:
+        if p.threshold is not None:
+            found = certify_floor(policy, tune, calibration, p.epsilon)
+            assert (found.threshold, found.coverage[found.best]) == (p.threshold, p.coverage)
+
+
+def test_the_curve_is_printed_and_written(tmp_path: Path, monkeypatch, curbside_home):
+    from curbside.cli import app
+    from curbside.config import Config, save_config
+    from curbside.evals import policy_session
+
+    save_config(Config(), curbside_home / "curbside.yaml")
+    points = (Point(0.1, None, 0.0, float("nan")), Point(0.2, 0.75, 0.6, 0.15))
+    monkeypatch.setattr(policy_session, "risk_curve", lambda w, delta: points)
+    result = CliRunner().invoke(app, ["policy", "risk", "--out", str(tmp_path / "risk.json")])
+    assert result.exit_code == 0, result.output
+    assert "  0.1      none     0.0 %  nothing can be certified" in result.output
+    assert "▶ 0.2     0.750    60.0%    15.0%" in result.output
+    assert "1 − δ = 0.9" in result.output
+    body = json.loads((tmp_path / "risk.json").read_text())
+    assert body["points"][0] == {"epsilon": 0.1, "threshold": None, "coverage": 0.0, "risk": None}
 
 
 def test_a_floor_that_cannot_be_had_is_said(plant):
