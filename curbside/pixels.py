@@ -135,7 +135,7 @@ def _checked(source: Path | bytes) -> Iterator[Image.Image]:
             image = Image.open(f, formats=FORMATS)
         except UnidentifiedImageError:
             raise ImageError(
-                "wrong_type", f"not an image of a known type; valid: {', '.join(FORMATS)}"
+                "wrong_type", f"not an image of a known type; valid: {', '.join(FORMATS)}, DICOM"
             ) from None
         except Image.DecompressionBombError:
             raise _too_large("more than twice the library's limit of") from None

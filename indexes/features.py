@@ -207,7 +207,9 @@ class FeatureSource:
                 # what the first choice said of itself is what a study without any ends with
                 failures.setdefault(i, problem)
                 tried.setdefault(i, []).append(problem.reason)
-                if len(tried[i]) < min(_CANDIDATES, len(study.instances)):
+                # one that was stopped has cost what five others may
+                more = len(tried[i]) < min(_CANDIDATES, len(study.instances))
+                if more and problem.reason != "timeout":
                     again.append((i, study, candidates))
             open_ = again
         return Features(

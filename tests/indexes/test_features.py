@@ -474,3 +474,10 @@ def test_a_study_without_a_good_image_fails_with_what_was_wrong_first() -> None:
     features = FeatureSource(CountingEncoder()).of([Study("a", (Series(images),))])
     assert features.failures[0].reason == "wrong_type"
     assert features.passed_over == {}
+
+
+def test_after_a_timeout_no_other_image_is_tried() -> None:
+    late = Instance(ImageError("timeout", "stopped"))
+    series = Series((Instance(image_bytes(1)), late))
+    features = FeatureSource(CountingEncoder()).of([Study("a", (series,))])
+    assert features.failures[0].reason == "timeout"
