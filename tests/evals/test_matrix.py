@@ -102,6 +102,47 @@ def test_another_agent_question_or_image_is_read_anew(tmp_path):
     assert question_digest(moved, ["1"] * 3) != question_digest(studies(), ["1"] * 3)
 
 
+def test_more_cases_are_appended_and_fewer_picked_out(tmp_path):
+    a = Counting("a", first)
+    asked = studies()
+
+    def some(rows):
+        return read_matrix(
+            {"a": a},
+            [asked[i] for i in rows],
+            [LABELS[i] for i in rows],
+            images=[str(i) for i in rows],
+            folder=tmp_path,
+        )
+
+    one = some([0])
+    assert a.calls == 1
+    three = some([2, 0, 1])  # in another order, with more options than the first had
+    assert a.calls == 2
+    assert three.cases == ("s2", "s0", "s1")
+    assert three.truth.tolist() == [-1, 0, 1]
+    np.testing.assert_array_equal(three.probabilities[1, 0, :2], one.probabilities[0, 0])
+    again = some([1])
+    assert a.calls == 2 and again.n_options.tolist() == [3]
+    assert len(list(tmp_path.glob("a-*.parquet"))) == 1
+
+
+def test_killed_within_an_agent_keeps_what_was_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("curbside.evals.matrix._KEEP", 1)
+
+    class Dies(Counting):
+        def read_batch(self, batch):
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            return super().read_batch(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill([Dies("a", first)], tmp_path)
+    a = Counting("a", first)
+    assert fill([a], tmp_path).status.tolist() == [[1]] * 3
+    assert a.calls == 1  # the third alone
+
+
 def test_a_torn_column_is_read_again(tmp_path):
     a = Counting("a", first)
     fill([a], tmp_path)
