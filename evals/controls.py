@@ -90,15 +90,15 @@ def without_image(
     studies: Sequence[Study],
     labels: Sequence[str],
     readers: Sequence[Sequence[Agent]],
-    majority: float,
+    blind: float,
 ) -> list[Control]:
     """How often agents are right on blank, noise and other cases' images.
 
     Args:
         studies: with a question each; ``labels`` are the truths.
         readers: of each study, the agents that read it.
-        majority: share right of "always the task's commonest label", which no agent should
-            exceed without seeing.
+        blind: share right of "always the task's commonest label", the most that a reader can
+            expect who sees no image.
     """
     out = []
     rng = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def without_image(
     }
     for kind, changed in kinds.items():
         hits, n = _right(changed, labels, readers)
-        out.append(rate(f"{kind}_image", about[kind], hits, n, held_against=majority))
+        out.append(rate(f"{kind}_image", about[kind], hits, n, held_against=blind))
     return out
 
 

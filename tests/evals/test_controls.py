@@ -10,7 +10,7 @@ from PIL import Image
 
 from curbside.agents.contract import AgentCard, FakeAgent
 from curbside.cases import read_cases
-from curbside.evals.control_run import explained
+from curbside.evals.control_run import _blind, explained
 from curbside.evals.controls import (
     near_duplicates,
     option_order,
@@ -69,7 +69,7 @@ def studies(tmp_path):
 def test_a_reader_that_looks_is_lost_without_the_image(studies):
     asked, labels = studies
     agents = [[Looker()]] * len(asked)
-    blank, noise, shuffled = without_image(asked, labels, agents, majority=0.5)
+    blank, noise, shuffled = without_image(asked, labels, agents, blind=0.5)
     assert blank.value == noise.value == 0.5
     assert shuffled.value == 0.0
     assert {c.finding for c in (blank, noise, shuffled)} == {"not found"}
@@ -78,7 +78,7 @@ def test_a_reader_that_looks_is_lost_without_the_image(studies):
 def test_a_reader_that_does_not_look_is_found(studies):
     asked, labels = studies
     cheat = Looker({s.id: label for s, label in zip(asked, labels, strict=True)})
-    found = without_image(asked, labels, [[cheat]] * len(asked), majority=0.5)
+    found = without_image(asked, labels, [[cheat]] * len(asked), blind=0.5)
     assert [c.finding for c in found] == ["found"] * 3
 
 
@@ -165,3 +165,10 @@ def test_a_record_without_its_reasons_is_not_explained():
     assert not explained(record.model_copy(update={"outcome": bare}))
     answered = outcome.model_copy(update={"status": Status.ANSWERED})
     assert not explained(record.model_copy(update={"outcome": answered}))  # how familiar?
+
+
+def test_a_blind_reader_is_given_the_commonest_label_of_each_task(plant):
+    frame = plant(lambda agent, modality: 0.8).everything
+    rows = np.flatnonzero(frame.scored)[:30]
+    assert _blind(frame, frame.scored, rows) == pytest.approx(1 / 3)  # three labels, even
+    assert _blind(frame, frame.scored, rows[:0]) == 0.0
