@@ -12,8 +12,10 @@ Per recognised modality, three tests of one question:
 - a classifier two-sample test on embeddings (Lopez-Paz & Oquab 2017): logistic regression
   learns to tell half of window and calibration apart, and is judged on the other half.
 
-The mix of modalities is a χ² of its own.  Bonferroni over the three, Holm over modalities
-and mix.  Knows no image and no ledger.
+Two questions about the window as a whole: has the mix of modalities changed (χ²), and do
+more cases have p ≤ 5 % than was promised (beta-binomial, which counts that the calibration
+set is itself a draw)?  The second sees cases of a source that is taken for many modalities.
+Bonferroni over the three, Holm over modalities and both.  Knows no image and no ledger.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ LEVEL = 0.05
 _POWERS = np.linspace(0.05, 0.95, 19)
 #: Expected count below which a modality is pooled with others in the χ².
 _EXPECTED = 5.0
+#: Level of p at which the promise is checked.
+_PROMISE = 0.05
 _PENALTY = 0.1
 
 
@@ -49,11 +53,13 @@ class Sample:
         modality: (n,), recognised.
         score: float64 (n,), novelty; higher is stranger.
         vectors: float32 (n, d), embeddings; a row of NaN where there is none.
+        p_value: float64 (n,), as served; None for calibration cases, which have none.
     """
 
     modality: NDArray[np.str_]
     score: NDArray[np.float64]
     vectors: NDArray[np.float32]
+    p_value: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -61,7 +67,8 @@ class Sample:
     def of(self, modality: str) -> Sample:
         """The cases of one modality."""
         rows = self.modality == modality
-        return Sample(self.modality[rows], self.score[rows], self.vectors[rows])
+        p = None if self.p_value is None else self.p_value[rows]
+        return Sample(self.modality[rows], self.score[rows], self.vectors[rows], p)
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,10 @@ class ModalityDrift:
 class DriftReport:
     """All modalities of the window, and its mix.
 
+    ``strange`` is the share of cases with p ≤ 5 %, ``strange_p`` the chance of as many.
     ``suspended`` names the calibration strata whose guarantee does not hold for now:
-    modalities that drifted, and the pooled one where any did or the mix has changed.
+    modalities that drifted, and the pooled one where any did, the mix has changed, or more
+    cases are strange than was promised.
     """
 
     window: int
@@ -97,6 +106,10 @@ class DriftReport:
     mix_p: float
     mix_adjusted: float
     mix: Verdict
+    strange: float
+    strange_p: float
+    strange_adjusted: float
+    promise: Verdict
     modalities: tuple[ModalityDrift, ...]
     suspended: tuple[str, ...]
     level: float = LEVEL
@@ -104,7 +117,7 @@ class DriftReport:
     @property
     def verdict(self) -> Verdict:
         """Of the window as a whole."""
-        verdicts = {self.mix, *(m.verdict for m in self.modalities)}
+        verdicts = {self.mix, self.promise, *(m.verdict for m in self.modalities)}
         if "drift" in verdicts:
             return "drift"
         return "stable" if "stable" in verdicts else "insufficient"
@@ -135,21 +148,27 @@ def drift(
         for modality in sorted(set(window.modality.tolist()))
     ]
     mix_p = _mix(window.modality, calibration.modality)
-    ps = np.array([mix_p, *(m.p for m in found)])
-    adjusted = _holm(ps)
+    strange, strange_p = _strange(window.p_value, len(calibration))
+    adjusted = _holm(np.array([mix_p, strange_p, *(m.p for m in found)]))
     mix = _verdict(mix_p, adjusted[0], level)
+    promise = _verdict(strange_p, adjusted[1], level)
     judged = tuple(
         ModalityDrift(**asdict(m) | {"adjusted": a, "verdict": _verdict(m.p, a, level)})
-        for m, a in zip(found, adjusted[1:].tolist(), strict=True)
+        for m, a in zip(found, adjusted[2:].tolist(), strict=True)
     )
     drifted = [m.modality for m in judged if m.verdict == "drift"]
-    suspended = [*([pooled] if drifted or mix == "drift" else []), *drifted]
+    whole = bool(drifted) or "drift" in (mix, promise)
+    suspended = [*([pooled] if whole else []), *drifted]
     return DriftReport(
         len(window),
         len(calibration),
         mix_p,
         float(adjusted[0]),
         mix,
+        strange,
+        strange_p,
+        float(adjusted[1]),
+        promise,
         judged,
         tuple(suspended),
         level,
@@ -230,6 +249,17 @@ def _mix(window: NDArray[np.str_], calibration: NDArray[np.str_]) -> float:
     if len(window) < MINIMUM or kept.shape[1] < 2:
         return float("nan")
     return float(stats.chi2_contingency(kept).pvalue)
+
+
+def _strange(p_value: NDArray[np.float64] | None, calibration: int) -> tuple[float, float]:
+    """Share with p ≤ 5 %, and P(as many or more) where window and calibration are alike."""
+    nan = float("nan")
+    rank = int(_PROMISE * (calibration + 1))
+    if p_value is None or len(p_value) < MINIMUM or rank < 1:
+        return nan, nan
+    count = int((p_value <= _PROMISE).sum())
+    chance = stats.betabinom(len(p_value), rank, calibration + 1 - rank)
+    return count / len(p_value), float(chance.sf(count - 1))
 
 
 def _holm(ps: NDArray[np.float64]) -> NDArray[np.float64]:

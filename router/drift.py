@@ -108,6 +108,7 @@ def window_sample(
         np.array([str(r.modality) for r in ours], np.str_),
         np.array([r.familiarity.score for r in ours if r.familiarity is not None], float),
         vectors,
+        np.array([r.familiarity.p_value for r in ours if r.familiarity is not None], float),
     )
 
 

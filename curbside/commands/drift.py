@@ -70,6 +70,8 @@ def _show(found: DriftReport) -> None:
         shown = blank if m.verdict == "insufficient" else numbers
         typer.echo(f"{m.modality:18}{m.window:6}{m.calibration:8}{shown}  {m.verdict}")
     typer.echo(f"{'mix (χ²)':72}{found.mix_adjusted:8.3f}  {found.mix}")
+    share = f"{'share with p ≤ 5 %':18}{found.window:6}{found.strange:8.1%}"
+    typer.echo(f"{share:72}{found.strange_adjusted:8.3f}  {found.promise}")
     typer.echo(f"\nverdict {found.verdict} at level {found.level}")
     if found.suspended:
         typer.echo(f"suspended guarantees: {', '.join(found.suspended)}")

@@ -228,13 +228,15 @@ def drift_trial(
             json.dumps(row.to_json())
             if as_json
             else f"{row.modality:16}{row.change:34}{row.cases:6}{row.windows:9}"
-            f"{row.drifted:9.0%}{row.flagged:9.1%}"
+            f"{row.drifted:9.0%}{row.flagged:9.1%}{row.promise:9.0%}"
         )
 
     workspace = _workspace(config)
     if not as_json:
-        head = f"{'modality':16}{'change':34}{'cases':>6}{'windows':>9}{'drift':>9}{'p ≤ 5 %':>9}"
-        typer.echo(head)
+        names = ("cases", "windows", "drift", "p ≤ 5 %", "promise")
+        widths = (6, 9, 9, 9, 9)
+        head = "".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))
+        typer.echo(f"{'modality':16}{'change':34}{head}")
     run(
         read_cases(cases),
         workspace.source,
