@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     bench.command("encoder")(bench_encoder)
     bench.command("ledger")(bench_ledger)
     bench.command("console")(bench_console)
+    bench.command("studies")(bench_studies)
     app.add_typer(bench, name="bench")
 
 
@@ -86,3 +87,24 @@ def bench_console(
     typer.echo(f"  first visit after the start  {result.cold:8.0f}")
     typer.echo(f"  first paint, median of {rounds:<4}  {told['first_paint_median']:8.0f}")
     typer.echo(f"  filter, median               {told['filter_median']:8.0f}")
+
+
+def bench_studies(
+    objects: Annotated[int, typer.Option(min=25, max=10**6, help="Objects of the folder.")] = 1000,
+    frames: Annotated[int, typer.Option(min=1, max=10**5, help="Frames that are decoded.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """DICOM headers and frames a second, and what each hostile file costs."""
+    from curbside.studies_bench import bench_studies as run
+
+    result = run(objects, frames)
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    typer.echo(f"headers {result.headers:7.0f} a second, {objects} objects in one folder")
+    typer.echo(f"frames  {result.frames:7.0f} a second, CT of 512 x 512, one after the other")
+    for name, cost in result.attacks.items():
+        typer.echo(
+            f"  {name:<32} {cost.size:>10,} B  {cost.reason:<12} {cost.seconds * 1e3:7.0f} ms"
+            f"  +{cost.memory / 2**20:.0f} MiB"
+        )
