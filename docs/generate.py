@@ -55,10 +55,26 @@ def suite_schema() -> str:
     return schema()
 
 
+def rules_schema() -> str:
+    """JSON Schema of the gate's rules."""
+    from curbside.evals.gate import GateRules
+
+    return json.dumps(GateRules.model_json_schema(), indent=2) + "\n"
+
+
+def probes_schema() -> str:
+    """JSON Schema of a file of policy probes."""
+    from curbside.evals.probes import Probes
+
+    return json.dumps(Probes.model_json_schema(), indent=2) + "\n"
+
+
 GENERATED = {
     "cli.md": cli_reference,
     "curbside.schema.json": config_schema,
     "fleet.schema.json": fleet_schema,
+    "gate.schema.json": rules_schema,
+    "probes.schema.json": probes_schema,
     "suite.schema.json": suite_schema,
     "summary.schema.json": summary_schema,
 }

@@ -135,7 +135,7 @@ def _figure(traces: Sequence[Any], height: int, **layout: Any) -> Any:
     figure = go.Figure(list(traces))
     figure.update_layout(
         height=height,
-        margin={"l": 10, "r": 10, "t": 10, "b": 40},
+        margin={"l": 10, "r": 10, "t": 34, "b": 40},
         template="plotly_white",
         font={"family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "y": -0.18},
