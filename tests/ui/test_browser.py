@@ -89,7 +89,7 @@ def _fill(home: Path, cases: Any) -> None:
     cut = home / "cut.png"
     cut.write_bytes(cases[0].image.read_bytes()[:400])
     cut_study = Study.from_image(cut, id="phantom-cut-0b1c2d3e4f5a")
-    studies.append(replace(cut_study, received_at=now - timedelta(minutes=300)))
+    studies.append(replace(cut_study, received_at=now - timedelta(minutes=90)))
     router = Router(Workspace(home, load_config(home / "curbside.yaml")))
     router.read_batch(studies)
     router.close()

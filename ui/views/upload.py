@@ -151,7 +151,7 @@ def _ended(job: Job) -> None:
                 more = tag("provisional", provisional=True) if provisional else ""
                 more += " " + tag("incomplete: " + one["incomplete"]) if one["incomplete"] else ""
                 st.html(
-                    f"{mark(Status(one['status']))} &nbsp; {text(said)} {more} "
+                    f"{mark(Status(one['status']))} &nbsp; {more} {text(said)} "
                     f'<span class="cb-quiet cb-small"> · {text(one["modality"] or "unknown")} · '
                     f"{text(one['images'])} images<br>{text(one['why'])}</span>"
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -220,16 +221,21 @@ def _number(stack: Sequence[str]) -> str:
 def _rows(rows: Sequence[Row], view: View) -> None:
     kept = address_of(view)
     with st.container(gap=None, key="cb-list"):
-        with st.container(horizontal=True, vertical_alignment="center", key="cb-line-head"):
+        with _line("head"):
             st.html('<div class="cb-row cb-head"><span>study</span></div>', width=235)
             st.html(row(_HEAD, _COLUMNS, head=True))
         for r in rows:
-            with st.container(
-                horizontal=True, vertical_alignment="center", key=f"cb-line-{r.study}"
-            ):
+            with _line(r.study):
                 with st.container(width=235):
                     link_to("case", f"`{r.study}`", {**kept, "case": [r.study]})
                 st.html(row(_cells(r), _COLUMNS))
+
+
+def _line(name: str) -> Any:
+    """One line; however long its words are, it stays one line."""
+    return st.container(
+        horizontal=True, wrap=False, vertical_alignment="center", key=f"cb-line-{name}"
+    )
 
 
 def _cells(r: Row) -> list[str]:
@@ -237,11 +243,12 @@ def _cells(r: Row) -> list[str]:
         return "–" if v is None else f'<span class="cb-num">{v:.{digits}f}</span>'
 
     if r.provisional:
-        said = f"<i>{text(r.said)}</i> {tag('provisional', provisional=True)}"
+        # before the answer, which may be cut: it must never be read without the word
+        said = f"{tag('provisional', provisional=True)} <i>{text(r.said)}</i>"
     else:
         said = text(r.said) if r.said else '<span class="cb-quiet">no answer</span>'
     if r.by_person:
-        said += " " + tag("by a person")
+        said = tag("by a person") + " " + said
     late = ' style="font-weight:650;color:var(--cb-review)"' if r.late else ""
     return [
         mark(r.status),
@@ -251,6 +258,15 @@ def _cells(r: Row) -> list[str]:
         number(r.confidence, 2),
         number(r.p_value, 3),
         text(r.route) or '<span class="cb-quiet">nobody</span>',
-        " ".join(tag(flag_words(f)) for f in r.flags) or "",
+        _flags(r.flags),
         f'<span class="cb-num"{late}>{"↑ " if r.late else ""}{r.wait}</span>',
     ]
+
+
+def _flags(flags: Sequence[str]) -> str:
+    """The first flag, and how many more; all of them where the pointer rests."""
+    if not flags:
+        return ""
+    words = ", ".join(map(flag_words, flags))
+    more = f" +{len(flags) - 1}" if len(flags) > 1 else ""
+    return f'<span title="{text(words)}">{tag(flag_words(flags[0]))}{more}</span>'
