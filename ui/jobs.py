@@ -80,7 +80,6 @@ def handlers(where: Path | None = None) -> Mapping[str, Handler]:
 
     return {
         "map": with_desk(draw_map),
-        "warm": with_desk(warm),
         "route": with_desk(route),
         "ask": with_desk(ask),
         "reroute": with_desk(reroute),
@@ -103,11 +102,6 @@ def draw_map(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[st
     )
     save_map(points, facts.digest, desk.home)
     return {"points": len(points.ids)}
-
-
-def warm(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Open the models, so that the first upload need not wait for them."""
-    return {"tasks": sorted(desk.router.tasks)}
 
 
 # -- uploads ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from curbside.config import PrivacyConfig
 from curbside.errors import Conflict, UserError
 from curbside.readings import Abstention, Reading, Status
 from curbside.router.review import Kind
-from curbside.ui.jobs import Desk, ask, reroute, rerouted, route, warm
+from curbside.ui.jobs import Desk, ask, reroute, rerouted, route
 
 
 @pytest.fixture
@@ -119,7 +119,3 @@ def test_without_images_nobody_can_read(desk, home):
     desk.sources.forget(["study-xray"])
     with pytest.raises(UserError, match="is not known here"):
         ask(desk, {"case": "study-xray", "agent": "generalist", "who": "A", "text": "?"}, nothing)
-
-
-def test_warming_opens_the_models(desk):
-    assert warm(desk, {}, nothing)["tasks"] == ["bones", "lungs", "skin"]
