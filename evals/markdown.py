@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from curbside.evals.detail_tables import detail_tables, markdown
 from curbside.evals.schema import ContrastSummary, Control, Summary
 from curbside.evals.table import control_cells, lines, rows
 
@@ -66,6 +67,7 @@ def _page(s: Summary, title: str, made: str) -> str:
         "| --- | ---: | ---: | ---: | ---: | --- |",
         *(_control(c) for c in s.controls),
         "",
+        *markdown(detail_tables(s)),
         "## Notes",
         "",
         *(f"- {n}" for n in s.notes),

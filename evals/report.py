@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curbside.evals.detail_tables import detail_tables
 from curbside.evals.schema import Summary
 from curbside.evals.table import SHOWN, control_cells, lines, number, percent, rows, source_of, span
 from curbside.storage import write_text
@@ -71,6 +72,7 @@ def render_report(summary: Summary, histogram: Histogram | None = None) -> str:
         rows=rows(summary),
         lines=lines(summary),
         plots=plots,
+        tables=detail_tables(summary),
         plotly=Markup(get_plotlyjs()),
         percent=percent,
         span=span,
@@ -108,6 +110,18 @@ def _plots(summary: Summary, histogram: Histogram | None) -> list[tuple[str, str
             "By modality",
             "Accuracy of the arms alone and of the hybrid.",
             _modalities(summary),
+        ),
+        (
+            "Cost and accuracy",
+            "Calls a case and accuracy. The line is the zero router: what models alone and their "
+            "average give without choosing; a router pays where its points lie above it.",
+            _frontier(summary),
+        ),
+        (
+            "Reliability",
+            "How often an answer of some confidence is right; on the line it is as often as it "
+            "says. One dot a bin of cases, one trace a modality; the hybrid put forward.",
+            _reliability(summary),
         ),
     ]
     if histogram:
@@ -253,6 +267,66 @@ def _modalities(s: Summary) -> Any:
                 )
             )
     return _figure(traces, 420, yaxis_title="accuracy, %", barmode="group") if traces else None
+
+
+def _frontier(s: Summary) -> Any:
+    import plotly.graph_objects as go
+
+    f = None if s.details is None else s.details.frontier
+    if f is None:
+        return None
+    shown = [p for p in f.points if p[0] in SHOWN and p[2] is not None]
+    traces = [
+        go.Scatter(
+            x=[p[0] for p in f.zero],
+            y=[100 * (p[1] or 0) for p in f.zero],
+            name="zero router",
+            mode="lines",
+            line={"color": "#444", "dash": "dot"},
+        ),
+        *(
+            go.Scatter(
+                x=[p[0] for p in points],
+                y=[100 * (p[1] or 0) for p in points],
+                name=f"{name}, every threshold",
+                mode="lines+markers",
+                line={"color": COLOURS["hybrid"]},
+            )
+            for name, points in f.routers.items()
+        ),
+        go.Scatter(
+            x=[p[1] for p in shown],
+            y=[100 * (p[2] or 0) for p in shown],
+            text=[p[0] for p in shown],
+            name="arms",
+            mode="markers+text",
+            textposition="top center",
+            marker={"color": [COLOURS[s.arms[p[0]].kind] for p in shown], "size": 9},
+        ),
+    ]
+    return _figure(traces, 440, xaxis_title="calls a case", yaxis_title="accuracy, %")
+
+
+def _reliability(s: Summary) -> Any:
+    import plotly.graph_objects as go
+
+    by = None if s.details is None else s.details.reliability.get(s.decision.hybrid)
+    if not by:
+        return None
+    traces = [
+        go.Scatter(
+            x=[b.confidence for b in bins],
+            y=[b.accuracy for b in bins],
+            text=[f"{b.n} cases" for b in bins],
+            name=modality,
+            mode="lines+markers",
+        )
+        for modality, bins in by.items()
+    ]
+    line = go.Scatter(
+        x=[0, 1], y=[0, 1], name="as it says", mode="lines", line={"color": "#444", "dash": "dot"}
+    )
+    return _figure([line, *traces], 480, xaxis_title="confidence", yaxis_title="share right")
 
 
 def _histogram(histogram: Histogram) -> Any:

@@ -15,6 +15,7 @@ from curbside.agents.cost import BuildCost
 from curbside.config import Config
 from curbside.errors import StorageError
 from curbside.evals.costs import Prices, cost_rows, trunk_parameters
+from curbside.evals.detail_tables import detail_tables, markdown
 from curbside.evals.evaluation import evaluate
 from curbside.evals.report import novelty_histogram, render_report
 from curbside.evals.schema import Cost, Summary, json_schema
@@ -180,3 +181,18 @@ def test_costs_are_counted_by_hand_at_stated_prices():
     assert rows[1].money_to_build == pytest.approx(203)
     assert rows[1].money_per_1000 == pytest.approx(36 / 3600 * 3)
     assert rows[0].trainable_share == 0
+
+
+def test_tables_of_details_are_in_the_report_and_in_markdown(summary):
+    tables = detail_tables(summary)
+    titles = [t.title for t in tables]
+    assert "Where hybrids lose" in titles and "Which reader earns its place" in titles
+    for t in tables:
+        assert all(len(row) == len(t.head) for row in t.rows)
+        assert not any("nan" in cell.lower() for row in t.rows for cell in row)
+    page = render_report(summary)
+    for t in tables:
+        assert t.title in page
+    text = "\n".join(markdown(tables))
+    assert text.count("| --- |") == len(tables)
+    assert detail_tables(summary.model_copy(update={"details": None, "costs": ()})) == []
