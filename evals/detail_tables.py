@@ -95,7 +95,7 @@ def _regret(d: Details) -> Table:
 
 def _confidence(d: Details) -> Table:
     return Table(
-        "How good each arm's confidence is",
+        "How good the confidence of each arm is",
         "Lower is better but for the deferral area (mean net benefit over 0 to 50 % referred), "
         "accuracy over cases, and recall of labels that must not be missed.",
         (
