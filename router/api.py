@@ -19,6 +19,7 @@ from curbside import __version__
 from curbside.config import Config, PolicyConfig, load_config, model_digest
 from curbside.errors import UserError
 from curbside.home import home as default_home
+from curbside.indexes.features import FeatureSource
 from curbside.progress import Advance, bar
 from curbside.readings import CaseRecord, Status, Versions
 from curbside.router.checkpoints import open_checkpoints
@@ -75,16 +76,8 @@ class Router:
         self._sources = open_sources(workspace.home, workspace.config)
         self.ledger.stamp("policy", versions.policy, serving.config.model_dump_json())
         self.ledger.stamp("fleet", versions.fleet, serving.facts())
-        self._desk = RouterDesk(
-            workspace.source,
-            assessor,
-            agents,
-            serving,
-            fleet.tasks,
-            fleet.tasks_of,
-            versions,
-            self.ledger,
-        )
+        self._parts = (assessor, agents, serving, fleet.tasks, fleet.tasks_of, versions)
+        self._desk = self.desk_over(workspace.source)
         self._saver = open_checkpoints(workspace.home / workspace.config.stores.checkpoints)
         self._graph = build_graph(self._desk, self._saver)
 
@@ -176,9 +169,15 @@ class Router:
                 return self._batch(studies, flow, advance)
         return self._batch(studies, flow)
 
+    def desk_over(self, source: FeatureSource) -> RouterDesk:
+        """A desk of its own over another source of the same encoder's features."""
+        return RouterDesk(source, *self._parts, self.ledger)
+
     def close(self) -> None:
         """Give back the connections to the stores."""
         self.ledger.close()
+        if self._sources is not None:
+            self._sources.close()
         self._saver.conn.close()
 
     def _batch(self, given: Any, flow: Flow, advance: Advance = lambda _: None) -> Any:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from curbside.config import Config
 from curbside.errors import StorageError
@@ -27,6 +28,15 @@ class SourceStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Give back the connection."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
 
     def keep(self, studies: Sequence[Study]) -> None:
         """Remember where studies came from; images given as bytes have no file.
@@ -62,13 +72,19 @@ class SourceStore:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; the connection is made once and shared by threads in turn."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path, timeout=60)) as c, c:
-                c.execute("PRAGMA journal_mode=WAL")
-                c.execute("PRAGMA synchronous=NORMAL")
-                c.execute(_TABLE)
-                yield c
+            with self._lock:
+                if self._connection is None:
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    self._connection = sqlite3.connect(
+                        self._path, timeout=60, check_same_thread=False
+                    )
+                    self._connection.execute("PRAGMA journal_mode=WAL")
+                    self._connection.execute("PRAGMA synchronous=NORMAL")
+                    self._connection.execute(_TABLE)
+                with self._connection:
+                    yield self._connection
         except (sqlite3.Error, OSError) as e:
             raise StorageError(
                 f"the store of image files {self._path} failed: {e}",

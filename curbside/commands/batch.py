@@ -65,7 +65,7 @@ def batch(
     for name in ("status", "tier", "route", "errors", "objects_refused"):
         counts = getattr(summary, name)
         if counts:
-            said = ", ".join(f"{value.replace('_', ' ')} {n}" for value, n in counts.items())
+            said = ", ".join(f"{value} {n}" for value, n in counts.items())
             typer.echo(f"  {name.replace('_', ' '):<15} {said}")
     typer.echo(f"  parts           {out / 'parts'}")
     if summary.errors or summary.objects_refused:

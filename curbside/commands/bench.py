@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(no_args_is_help=True, help="Measure the parts on this machine.")
     bench.command("encoder")(bench_encoder)
     bench.command("ledger")(bench_ledger)
+    bench.command("batch")(bench_batch)
     bench.command("console")(bench_console)
     bench.command("studies")(bench_studies)
     app.add_typer(bench, name="bench")
@@ -68,6 +69,46 @@ def bench_ledger(
     for name, (first, then, counts) in result.views.items():
         typer.echo(f"  {name:<20} {first:8.1f} {then:8.1f} {counts:8.1f}")
     typer.echo(f"  slowest page with its counts {result.worst:.1f} ms")
+
+
+def bench_batch(
+    cases: Annotated[int, typer.Option(min=1, max=10**7, help="Cases decided.")] = 4096,
+    images: Annotated[int, typer.Option(min=1, max=10**5, help="Images encoded and read.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds beside the encoder.")] = 3,
+    memory: Annotated[
+        str, typer.Option(help="Stream these many cases and say the memory, e.g. 10000,1000000.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """A batch beside its encoder, a reading beside its agents, memory by size; on what is built."""
+    from curbside.config import load_config
+    from curbside.home import config_path, home
+    from curbside.router.batch_bench import bench_batch as run
+
+    sizes = [int(n) for n in memory.split(",")] if memory else []
+    result = run(
+        home(),
+        load_config(config_path()),
+        cases=cases,
+        images=images,
+        rounds=rounds,
+        memory=sizes,
+    )
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    typer.echo(
+        f"decide and explain, features at hand  {result.decide_rate:8.0f} cases/s "
+        f"({result.decide_cpu:.0f} a CPU second), {result.decided} cases\n"
+        f"network alone, images decoded before  {result.network_rate:8.1f} images/s\n"
+        f"files to features                     {result.encoder_rate:8.1f} images/s\n"
+        f"files to explained decisions          {result.batch_rate:8.1f} images/s "
+        f"({100 * result.ratio:.0f} % of it), {result.images} images\n"
+        f"read beyond its agents' time          {result.read_p50:8.1f} ms median, "
+        f"{result.read_p95:.1f} ms at 95 %, {result.reads} studies"
+    )
+    for n, mib in result.memory.items():
+        typer.echo(f"peak memory after a stream of {n:>9} cases  {mib:8.0f} MiB")
 
 
 def bench_console(

@@ -56,7 +56,11 @@ class World:
     asked: list[str]
 
     def router(self, home: Path, policy: Any = None) -> Router:
-        """A router over this world with its waiting cases under ``home``."""
+        """A router over this world with its stores under ``home``."""
+        return Router(self.workspace(home, self.config), policy=policy)
+
+    def workspace(self, home: Path, config: Config) -> Any:
+        """What a router is opened over."""
         specialists = {"xray": "specialist-xray", "ct": "specialist-ct"}
         fleet = SimpleNamespace(
             agents=self.agents,
@@ -70,12 +74,12 @@ class World:
         bound = self.assessor.bind(fleet.serving, specialists)
         workspace: Any = SimpleNamespace(
             home=home,
-            config=self.config,
+            config=config,
             source=self.source,
             fleet=lambda: fleet,
             assessor=lambda: bound,
         )
-        return Router(workspace, policy=policy)
+        return workspace
 
 
 def make_world(answers: dict[str, Callable[[Any], Any]]) -> World:
