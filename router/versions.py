@@ -16,10 +16,11 @@ what is in an index, and not how a gate decides.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -243,6 +244,29 @@ class VersionStore:
         self.path(gate.version)
         body = gate.model_dump_json(indent=1) + "\n"
         write_text(self.folder / "gates" / f"{gate.version}.json", body)
+
+    def of_calibration(self, digest: str) -> str | None:
+        """The latest version with this calibration, as runs and records name it."""
+        for name in reversed(self.names()):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                body = json.loads((self.path(name) / "index" / "manifest.json").read_bytes())
+                if body["facts"]["calibration_digest"] == digest:
+                    return name
+        return None
+
+    def record_run(self, run: str, baseline: str, *, passed: bool, report: str) -> Gate | None:
+        """Keep what a gate said of a run against another, if both are of versions kept here.
+
+        Args:
+            run, baseline: calibration digests of the two runs.
+            report: names or sums up the run.
+        """
+        version, against = self.of_calibration(run), self.of_calibration(baseline)
+        if version is None or against is None or version == against:
+            return None
+        gate = Gate(version=version, against=against, passed=passed, report=report)
+        self.record_gate(gate)
+        return gate
 
     def gate(self, name: str) -> Gate | None:
         """What the gate last said of a version, if anything."""

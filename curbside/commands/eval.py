@@ -89,6 +89,10 @@ def eval_run(
     policy: Annotated[
         Path | None, typer.Option(help="Policy file, as from curbside policy fit.")
     ] = None,
+    index_version: Annotated[
+        str | None,
+        typer.Option(help="Evaluate this version of the index, not the one that serves."),
+    ] = None,
 ) -> None:
     """Every agent reads every case once; arms, gates and the verdict by replay."""
     from curbside.cases import read_cases
@@ -110,7 +114,7 @@ def eval_run(
     if policy is not None:
         chosen, provenance = load_policy_file(policy)
         settings = settings.model_copy(update={"policy": chosen})
-    workspace = Workspace(home(), settings)
+    workspace = Workspace(home(), settings, version=index_version)
     if (suite is None) == (cases is None):
         raise UserError(
             "give either a suite or --cases MANIFEST",

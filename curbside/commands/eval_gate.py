@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from curbside.config import AnyPolicy
+    from curbside.router.versions import VersionStore
 
 __all__ = ["eval_gate", "eval_probes", "eval_published", "eval_report"]
 
@@ -41,9 +42,10 @@ def eval_gate(
             "would say nothing of it",
             hint="give the policy that it was run with: curbside eval gate RUN --policy FILE",
         )
+    before = load_summary(baseline)
     checks = judge(
         (summary, load_outcomes(run)),
-        (load_summary(baseline), load_outcomes(baseline)),
+        (before, load_outcomes(baseline)),
         load_rules(rules or RULES),
         load_probes(probes or PROBES),
         chosen,
@@ -53,6 +55,14 @@ def eval_gate(
         typer.echo(line)
     failed = [c.name for c in checks if not c.passed]
     typer.echo(f"GATE       {'closed: ' + ', '.join(failed) if failed else 'open'}")
+    kept = _versions().record_run(
+        summary.versions.get("calibration", ""),
+        before.versions.get("calibration", ""),
+        passed=not failed,
+        report=f"{len(checks) - len(failed)} of {len(checks)} checks",
+    )
+    if kept is not None:
+        typer.echo(f"recorded for index version {kept.version} against {kept.against}")
     if failed:
         raise typer.Exit(1)
 
@@ -124,6 +134,14 @@ def eval_published(
     if out is not None:
         write_page(table, ours, out)
         typer.echo(f"page       {out}")
+
+
+def _versions() -> VersionStore:
+    from curbside.config import load_config
+    from curbside.home import config_path, home
+    from curbside.router.versions import VersionStore
+
+    return VersionStore(home() / load_config(config_path()).stores.index)
 
 
 def _policy(path: Path | None) -> AnyPolicy:

@@ -81,7 +81,9 @@ def add(
     joined = ", ".join(f"{n} to {role}" for role, n in facts.added.items()) or "no case more"
     learned = f", competence from {facts.outcomes} reviewed cases" if facts.outcomes else ""
     typer.echo(f"version {name}: {joined}{learned}")
-    typer.echo(f"next: curbside eval gate for this version, then curbside index promote {name}")
+    typer.echo(f"next: curbside eval run --index-version {name} --cases MANIFEST --out RUN")
+    typer.echo("      curbside eval gate RUN --baseline RUN_OF_WHAT_SERVES")
+    typer.echo(f"      curbside index promote {name}")
 
 
 def promote(
