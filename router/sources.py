@@ -14,17 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
+from curbside.archives import Member
 from curbside.config import Config
 from curbside.errors import StorageError
-from curbside.study import Study
+from curbside.study import Instance, Study
 
 __all__ = ["SourceStore", "open_sources"]
 
-_TABLE = "CREATE TABLE IF NOT EXISTS sources (study TEXT PRIMARY KEY, files TEXT NOT NULL)"
+_TABLE = "CREATE TABLE IF NOT EXISTS images (study TEXT PRIMARY KEY, places TEXT NOT NULL)"
 
 
 class SourceStore:
-    """Study id → files of each series, in an SQLite file."""
+    """Study id → where each series' images are (file, member of an archive, frame), in SQLite."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -46,29 +47,31 @@ class SourceStore:
         """
         rows = []
         for study in studies:
-            files = [
-                [str(i.source.absolute()) for i in series.instances if isinstance(i.source, Path)]
-                for series in study.series
-            ]
-            if any(files):
-                rows.append((study.id, json.dumps(files)))
+            places = [[p for i in s.instances if (p := _place(i))] for s in study.series]
+            if any(places):
+                rows.append((study.id, json.dumps(places)))
         if rows:
             with self._open() as c:
-                c.executemany("INSERT OR REPLACE INTO sources VALUES (?, ?)", rows)
+                c.executemany("INSERT OR REPLACE INTO images VALUES (?, ?)", rows)
 
-    def files(self, case: str) -> tuple[tuple[Path, ...], ...]:
-        """Files of each series of a case; empty where none are known.  Raises StorageError."""
+    def images(self, case: str) -> tuple[tuple[Instance, ...], ...]:
+        """Images of each series of a case, in reading order; empty where none are known.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
         if not self._path.is_file():
             return ()
         with self._open() as c:
-            found = c.execute("SELECT files FROM sources WHERE study = ?", (case,)).fetchone()
-        return tuple(tuple(Path(f) for f in s) for s in json.loads(found[0])) if found else ()
+            found = c.execute("SELECT places FROM images WHERE study = ?", (case,)).fetchone()
+        series = json.loads(found[0]) if found else ()
+        return tuple(tuple(_instance(*place) for place in s) for s in series)
 
     def forget(self, cases: Sequence[str]) -> None:
         """Remove what is known of cases.  Raises StorageError."""
         if self._path.is_file():
             with self._open() as c:
-                c.executemany("DELETE FROM sources WHERE study = ?", [(case,) for case in cases])
+                c.executemany("DELETE FROM images WHERE study = ?", [(case,) for case in cases])
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -90,6 +93,18 @@ class SourceStore:
                 f"the store of image files {self._path} failed: {e}",
                 hint="free some space, or set privacy.keep_sources: false in curbside.yaml",
             ) from None
+
+
+def _place(instance: Instance) -> tuple[str, str | None, int | None] | None:
+    """File, member and frame; None for an image that lies in no file."""
+    source = instance.source
+    file, member = (source.archive, source.name) if isinstance(source, Member) else (source, None)
+    return (str(file.absolute()), member, instance.frame) if isinstance(file, Path) else None
+
+
+def _instance(file: str, member: str | None, frame: int | None) -> Instance:
+    path = Path(file)
+    return Instance(path if member is None else Member(path, member), frame)
 
 
 def open_sources(home: Path, config: Config) -> SourceStore | None:

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from curbside.agents.contract import Agent, AnyResponse
-from curbside.archives import Member
 from curbside.config import Config, load_config
-from curbside.errors import CurbsideError, UserError
+from curbside.errors import UserError
 from curbside.home import home
 from curbside.intake import Refusal, studies_in
 from curbside.readings import CaseRecord, Outcome, Reading, Reason, Status
 from curbside.router.ledger import Ledger, open_ledger
 from curbside.router.review import Kind
 from curbside.router.sources import SourceStore, open_sources
-from curbside.storage import write_bytes
 from curbside.study import Instance, Question, QuestionKind, Series, Study
 from curbside.ui.pictures import slices_of
 from curbside.ui.worker_process import Handler
@@ -130,7 +127,7 @@ def route(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, 
         progress(0, len(studies))
     done: list[dict[str, str]] = []
     for start in range(0, len(studies), _BLOCK):
-        block = [_unpacked(s, folder) for s in studies[start : start + _BLOCK]]
+        block = studies[start : start + _BLOCK]
         # the router records each case and where its images are
         records = desk.router.read_batch(block)
         done += [_told(s, r) for s, r in zip(block, records, strict=True)]
@@ -157,28 +154,6 @@ def _told(study: Study, record: CaseRecord) -> dict[str, str]:
         "why": o.reasons[0].text if o.reasons else "",
         "incomplete": ", ".join(sorted(set(study.incomplete))),
     }
-
-
-def _unpacked(study: Study, folder: Path) -> Study:
-    """The study with members of archives written out as files, so that they can be shown later."""
-    if not any(isinstance(i.source, Member) for i in study.instances):
-        return study
-    series = []
-    for n, one in enumerate(study.series):
-        found: list[Instance] = []
-        for at, i in enumerate(one.instances):
-            if isinstance(i.source, Member):
-                path = folder / "unpacked" / study.id / f"{n:03d}" / f"{at:05d}"
-                try:
-                    write_bytes(path, i.read())
-                except CurbsideError:
-                    found.append(i)
-                    continue
-                found.append(replace(i, source=path))
-            else:
-                found.append(i)
-        series.append(Series(tuple(found), one.tags))
-    return replace(study, series=tuple(series))
 
 
 # -- agents ----------------------------------------------------------------------------------
@@ -242,7 +217,7 @@ def rerouted(record: CaseRecord, said: AnyResponse, who: str) -> CaseRecord:
 def _read(desk: Desk, case: str, agent: str, question: Question) -> AnyResponse:
     if agent not in desk.agents:
         raise UserError(f"there is no agent {agent!r}; there are: {', '.join(desk.agents)}")
-    slices = slices_of(desk.sources.files(case) if desk.sources is not None else ())
+    slices = slices_of(desk.sources.images(case) if desk.sources is not None else ())
     if not len(slices):
         raise UserError(
             f"where the images of case {case} are is not known here, so nobody can read them",

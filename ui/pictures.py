@@ -34,17 +34,20 @@ class Slices:
         return len(self.instances)
 
 
-def slices_of(files: Sequence[Sequence[Path]]) -> Slices:
-    """Instances of the files of each series; a file of several frames is one slice a frame."""
+def slices_of(images: Sequence[Sequence[Instance]]) -> Slices:
+    """The images of each series; a file whose frames nobody has told apart is one slice a frame."""
     found: list[Instance] = []
     starts = []
-    for series in files:
+    for series in images:
         starts.append(len(found))
-        found += _frames(series[0]) if len(series) == 1 else [Instance(f) for f in series]
+        found += _frames(series[0]) if len(series) == 1 else series
     return Slices(tuple(found), tuple(starts))
 
 
-def _frames(path: Path) -> list[Instance]:
+def _frames(image: Instance) -> list[Instance]:
+    path = image.source
+    if image.frame is not None or not isinstance(path, Path):
+        return [image]
     try:
         with path.open("rb") as f:
             dicom = is_dicom(f.read(PREFIX))
@@ -52,7 +55,7 @@ def _frames(path: Path) -> list[Instance]:
             return list(Study.from_dicom(path).instances)
     except (OSError, CurbsideError):
         pass  # the viewer says why when it is looked at
-    return [Instance(path)]
+    return [image]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from curbside.archives import Member
 from curbside.config import Config, PrivacyConfig
 from curbside.errors import StorageError
 from curbside.router.sources import SourceStore, open_sources
@@ -14,16 +15,16 @@ from curbside.study import Instance, Series, Study
 
 def test_files_come_back_by_series_and_can_be_forgotten(tmp_path: Path) -> None:
     store = SourceStore(tmp_path / "sources.sqlite")
-    assert store.files("a") == ()
+    assert store.images("a") == ()
     store.forget(["a"])
     one, two = Instance(tmp_path / "1.png"), Instance(tmp_path / "2.png")
     store.keep([Study("a", (Series((one, two)), Series((one,)))), Study.from_image(b"x", id="b")])
-    assert store.files("a") == ((tmp_path / "1.png", tmp_path / "2.png"), (tmp_path / "1.png",))
-    assert store.files("b") == ()
+    assert store.images("a") == ((one, two), (one,))
+    assert store.images("b") == ()
     store.keep([Study("a", (Series((two,)),))])
-    assert store.files("a") == ((tmp_path / "2.png",),)
+    assert store.images("a") == ((two,),)
     store.forget(["a"])
-    assert store.files("a") == ()
+    assert store.images("a") == ()
 
 
 def test_none_is_kept_where_that_is_not_wanted(tmp_path: Path) -> None:
@@ -36,3 +37,13 @@ def test_a_store_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
     store = SourceStore(tmp_path / "file" / "sources.sqlite")
     with pytest.raises(StorageError, match="keep_sources"):
         store.keep([Study.from_image(tmp_path / "1.png", id="a")])
+
+
+def test_frames_and_members_of_archives_come_back_as_such(tmp_path: Path) -> None:
+    store = SourceStore(tmp_path / "sources.sqlite")
+    frames = tuple(Instance(tmp_path / "many.dcm", k) for k in range(3))
+    member = (Instance(Member(tmp_path / "x.zip", "folder/1.dcm")),)
+    store.keep([Study("a", (Series(frames), Series(member)))])
+    assert store.images("a") == (frames, member)
+    store.keep([Study("b", (Series((Instance(Member(b"PK", "1.dcm")), Instance(b"x"))),))])
+    assert store.images("b") == ()

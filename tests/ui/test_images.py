@@ -71,10 +71,10 @@ def test_a_picture_has_no_units_and_a_broken_one_a_reason(tmp_path):
 def test_slices_run_through_all_series_and_frames(tmp_path):
     many = file("examples_ybr_color.dcm")
     one = file("CT_small.dcm")
-    slices = slices_of([[one, one], [many]])
+    slices = slices_of([[Instance(one), Instance(one)], [Instance(many)]])
     assert len(slices) == 2 + 30 and slices.starts == (0, 2)
     assert [i.frame for i in slices.instances[2:4]] == [0, 1]
-    gone = slices_of([[tmp_path / "gone.dcm"]])
+    gone = slices_of([[Instance(tmp_path / "gone.dcm")]])
     assert len(gone) == 1 and picture(gone.instances[0]).problem
 
 

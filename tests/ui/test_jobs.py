@@ -42,8 +42,8 @@ def test_an_upload_becomes_cases_and_reasons(desk, home):
     for one in told["studies"]:
         record = desk.ledger.record(one["study"])
         assert record.outcome.status is Status.ANSWERED
-        (series,) = desk.sources.files(one["study"])
-        assert all(f.is_file() for f in series)
+        (series,) = desk.sources.images(one["study"])
+        assert all(i.pixels().size for i in series)
 
 
 def test_a_task_is_asked_of_every_study(desk, home):

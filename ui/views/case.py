@@ -95,7 +95,7 @@ def _top(entry: Entry, view: View, ahead: str | None) -> None:
 @st.cache_data(show_spinner=False, max_entries=16, ttl=900)
 def _slices(home: str, case: str) -> Slices:
     store = open_sources(where(), config())
-    return slices_of(store.files(case) if store is not None else ())
+    return slices_of(store.images(case) if store is not None else ())
 
 
 @st.cache_data(show_spinner=False, max_entries=48, ttl=900)
