@@ -109,12 +109,18 @@ def leave_one_out(workspace: Workspace, run: LeaveOneOutRun) -> Table:
             hint="build from more cases, or lower run.minimum in a suite of your own",
         )
     alpha = workspace.config.policy.alpha or 0.05
+    views = workspace.views(cases, features)
     rows: list[list[Cell]] = []
     for value in chosen:
         rest = values != value
         kept = np.flatnonzero(rest)
         with _quiet():
-            assessor = Assessor.fit(cases.take(kept), features.take(kept), workspace.config)
+            assessor = Assessor.fit(
+                cases.take(kept),
+                features.take(kept),
+                workspace.config,
+                None if views is None else views.among(kept),
+            )
         out = np.flatnonzero(pool & ~rest)
         known = np.flatnonzero((cases.roles == "tune") & features.usable & rest)
         a, b = assessor.assess(features.pooled[out]), assessor.assess(features.pooled[known])
