@@ -120,20 +120,24 @@ def few_shot_curves(
     truth = [c.label for c in test.cases]
     studies = test.cases.studies()
     modality = {str(t): str(m) for t, m in zip(built.tasks, built.modalities, strict=True) if t}
-    own = {m: fleet.agents[a] for m, a in fleet.specialists.items()}
-    reference = read_matrix(
-        {fleet.specialists[m]: agent for m, agent in own.items()},
-        studies,
-        truth,
-        images=test.features.digests,
-        folder=folder / "responses",
-        label="specialists read",
-    )
-    specialist = {
-        task: float(reference.correct[rows, reference.column(fleet.specialists[m])].mean())
-        for task, rows in _by_task(test.cases).items()
-        if (m := modality[task]) in fleet.specialists
-    }
+    specialist: dict[str, float] = {}
+    tasks = test.cases.tasks
+    for m, name in fleet.specialists.items():
+        rows = [i for i, task in enumerate(tasks.tolist()) if modality[task] == m]
+        if not rows:
+            continue
+        # a specialist is the line to reach on its own modality: it reads nothing else here
+        read = read_matrix(
+            {name: fleet.agents[name]},
+            [studies[i] for i in rows],
+            [truth[i] for i in rows],
+            images=[test.features.digests[i] for i in rows],
+            folder=folder / "responses",
+            label=f"{name} reads",
+        )
+        for task in sorted(set(tasks[rows].tolist())):
+            at = np.flatnonzero(tasks[rows] == task)
+            specialist[task] = float(read.correct[at, 0].mean())
     made = content_hash(features.fingerprint, built.digest, test.cases.digest)
     points: list[Point] = []
     unfinished = 0
