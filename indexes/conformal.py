@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from curbside.errors import InternalError, UserError
 from curbside.indexes.store import tensor_bytes
@@ -188,5 +187,8 @@ def _levels(n: int, confidence: float) -> NDArray[np.float64]:
     if not confidence:
         return rank / (n + 1)
     # Beta(n + 1, 0) is the point 1
+    # most of a cold start's half second, and only for this correction
+    from scipy import stats
+
     corrected = stats.beta.ppf(confidence, rank[:-1], n + 1 - rank[:-1])
     return np.append(corrected, 1.0)

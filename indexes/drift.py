@@ -25,9 +25,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from curbside.errors import InternalError
+
+# scipy.stats takes half a second to load, and serving only looks at what was found before:
+# the functions that test load it
 
 __all__ = ["LEVEL", "MINIMUM", "DriftReport", "ModalityDrift", "Sample", "drift", "martingale"]
 
@@ -205,6 +207,8 @@ def _modality(
     nan = float("nan")
     if min(n, m) < MINIMUM:
         return ModalityDrift(modality, n, m, nan, nan, nan, nan, nan, nan, "insufficient")
+    from scipy import stats
+
     ks = float(stats.ks_2samp(window.score, calibration.score).pvalue)
     highest = martingale(window.score, calibration.score, rng).max()
     bets = float(min(1.0, 1 / highest))
@@ -234,6 +238,8 @@ def _classifier(
     model.fit(x[half], y[half])
     said = model.decision_function(x[~half])
     ours, theirs = said[y[~half]], said[~y[~half]]
+    from scipy import stats
+
     found = stats.mannwhitneyu(ours, theirs, alternative="greater")
     return float(found.pvalue), float(found.statistic / (len(ours) * len(theirs)))
 
@@ -248,6 +254,8 @@ def _mix(window: NDArray[np.str_], calibration: NDArray[np.str_]) -> float:
     kept = kept[:, kept.sum(axis=0) > 0]
     if len(window) < MINIMUM or kept.shape[1] < 2:
         return float("nan")
+    from scipy import stats
+
     return float(stats.chi2_contingency(kept).pvalue)
 
 
@@ -258,6 +266,8 @@ def _strange(p_value: NDArray[np.float64] | None, calibration: int) -> tuple[flo
     if p_value is None or len(p_value) < MINIMUM or rank < 1:
         return nan, nan
     count = int((p_value <= _PROMISE).sum())
+    from scipy import stats
+
     chance = stats.betabinom(len(p_value), rank, calibration + 1 - rank)
     return count / len(p_value), float(chance.sf(count - 1))
 
