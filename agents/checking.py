@@ -47,7 +47,7 @@ def check_agent(
     """
     name = agent.card.name
     if agent.card.role == "person":
-        yield Finding(name, "people", True, "answer in the worklist: curbside ui")
+        yield Finding(name, "people", True, "answer in the worklist: curbside console")
         return
     if not isinstance(agent, VisionAgent):
         yield from _reads(agent, questions)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,16 @@ class Desk:
         return Router.from_config(home=self.home)
 
     @cached_property
-    def agents(self) -> Mapping[str, Agent]:
-        """The fleet's agents; loads them."""
+    def fleet(self) -> Any:
+        """The fleet that serves; loads its agents."""
         from curbside.router.workspace import Workspace
 
-        agents: Mapping[str, Agent] = Workspace(self.home, self.config).fleet().agents
+        return Workspace(self.home, self.config).fleet()
+
+    @cached_property
+    def agents(self) -> Mapping[str, Agent]:
+        """The fleet's agents by name."""
+        agents: Mapping[str, Agent] = self.fleet.agents
         return agents
 
 
@@ -77,6 +83,7 @@ def handlers(where: Path | None = None) -> Mapping[str, Handler]:
 
     return {
         "map": with_desk(draw_map),
+        "check": with_desk(check),
         "route": with_desk(route),
         "ask": with_desk(ask),
         "reroute": with_desk(reroute),
@@ -99,6 +106,18 @@ def draw_map(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[st
     )
     save_map(points, facts.digest, desk.home)
     return {"points": len(points.ids)}
+
+
+def check(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Every agent is asked something: what works, what does not, what mends it."""
+    from curbside.agents.checking import check_agent
+
+    questions = tuple(Question(options=o, task=t) for t, o in desk.fleet.tasks.items())
+    found: list[dict[str, Any]] = []
+    for done, agent in enumerate(desk.agents.values(), 1):
+        found += [asdict(f) for f in check_agent(agent, questions=questions)]
+        progress(done, len(desk.agents))
+    return {"findings": found}
 
 
 # -- uploads ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 from tests_router_world import picture
@@ -11,7 +12,7 @@ from curbside.config import PrivacyConfig
 from curbside.errors import Conflict, UserError
 from curbside.readings import Abstention, Reading, Status
 from curbside.router.review import Kind
-from curbside.ui.jobs import Desk, ask, reroute, rerouted, route
+from curbside.ui.jobs import Desk, ask, check, reroute, rerouted, route
 
 
 @pytest.fixture
@@ -119,3 +120,11 @@ def test_without_images_nobody_can_read(desk, home):
     desk.sources.forget(["study-xray"])
     with pytest.raises(UserError, match="is not known here"):
         ask(desk, {"case": "study-xray", "agent": "generalist", "who": "A", "text": "?"}, nothing)
+
+
+def test_every_agent_is_asked_something(desk, world):
+    desk.__dict__["fleet"] = SimpleNamespace(agents=world.agents, tasks={"bones": ("a", "b")})
+    steps = []
+    told = check(desk, {}, lambda done, total: steps.append((done, total)))
+    assert {f["agent"] for f in told["findings"]} == set(world.agents)
+    assert steps[-1] == (len(world.agents), len(world.agents))

@@ -267,7 +267,7 @@ def test_an_upload_is_shown_through_to_its_cases(opened, home, jobs):
     refused = [{"id": "0123", "reason": "too_large", "message": "it is", "kind": ""}]
     jobs.end(job, state="done", result={"studies": studies, "refused": refused})
     said = words(app.run())
-    for part in ("1 studies routed", "1 objects refused", "too large", "incomplete: truncated"):
+    for part in ("1 study routed", "1 object refused", "too large", "incomplete: truncated"):
         assert part in said
     jobs.end(job, result={"studies": [], "refused": refused})
     assert "No study in it" in words(app.run())
@@ -293,6 +293,24 @@ def test_damaged_agents_are_named(opened, home, jobs):
     said = words(opened("fleet"))
     assert "3 of 3 agents cannot be used" in said
     assert "pooled calibration" in said or "calibrated on" in said
+
+
+def test_agents_are_asked_by_the_worker_and_what_mends_them_is_said(opened, home, jobs):
+    app = opened("fleet")
+    (button,) = [b for b in app.button if b.label == "Ask every agent something"]
+    button.click().run()
+    job = next(f"job-{i}" for i, (k, _) in enumerate(jobs.handed, 1) if k == "check")
+    jobs.end(job, state="running", done=1, total=2)
+    app.run()
+    found = [
+        {"agent": "a", "check": "answers", "ok": True, "said": "in 3 ms", "mend": ""},
+        {"agent": "b", "check": "reachable", "ok": False, "said": "refused", "mend": "start it"},
+    ]
+    jobs.end(job, state="done", result={"findings": found})
+    said = words(app.run())
+    assert "✓ works" in said and "✕ does not" in said and "next: start it" in said
+    jobs.end(job, state="failed", error="no fleet", hint="curbside build")
+    assert "no fleet" in words(app.run())
 
 
 def test_the_map_is_drawn_by_the_worker(opened, home, jobs, world):

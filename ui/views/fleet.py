@@ -42,6 +42,7 @@ def page() -> None:
         with st.skeleton(height=240):
             rows = _agents(str(folder), _changed(folder / "fleet.json"))
         _agents_table(rows)
+        _check()
     try:
         facts = index_facts(served_index(home, config()))
     except CurbsideError as e:
@@ -97,6 +98,45 @@ def _agents_table(rows: Sequence[AgentRow]) -> None:
     limits = sorted({r.limits for r in rows if r.limits})
     for limit in limits:
         st.caption(limit)
+
+
+def _check() -> None:
+    """Whether agents answer, remote ones too: the worker asks each of them something."""
+    job = next(iter(worker().jobs("check")), None)
+    busy = job is not None and not job.ended
+    if st.button("Ask every agent something", icon=":material/stethoscope:", disabled=busy):
+        worker().submit("check", "Check of the fleet")
+        st.rerun()
+    if job is None:
+        return
+    if job.state == "failed":
+        st.html(error_state("The fleet could not be checked", job.error, job.hint))
+    elif job.state == "done":
+        words = {True: "✓ works", False: "✕ does not", None: "– not looked at"}
+        body = [
+            [
+                f'<b style="font-weight:600">{text(f["agent"])}</b>',
+                text(f["check"]),
+                f'<span class="{"cb-mark cb-unsafe" if f["ok"] is False else ""}">'
+                f"{words[f['ok']]}</span>",
+                text(f["said"]) + (f"<br>next: {text(f['mend'])}" if f["mend"] else ""),
+            ]
+            for f in job.result["findings"]
+        ]
+        st.html(table(("agent", "check", "", "what it said"), body))
+    else:
+        _checking()
+
+
+@st.fragment(run_every=0.7)
+def _checking() -> None:
+    """Looks at the worker; computes nothing."""
+    job = next(iter(worker().jobs("check")), None)
+    if job is None or job.ended:
+        st.rerun()
+    else:
+        told = f"{job.done} of {job.total} agents asked" if job.total else "opening the models"
+        st.progress(job.done / job.total if job.total else 0.0, text=told)
 
 
 def _composition(facts: IndexFacts) -> None:

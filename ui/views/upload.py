@@ -125,9 +125,9 @@ def _ended(job: Job) -> None:
     studies, refused = job.result["studies"], job.result["refused"]
     with st.container(border=True):
         st.html(
-            f'<b style="font-weight:600">{len(studies)} studies routed</b> '
+            f'<b style="font-weight:600">{_counted(len(studies), "study", "studies")} routed</b> '
             f'<span class="cb-quiet">from {text(job.title)}'
-            + (f"; {len(refused)} objects refused" if refused else "")
+            + (f"; {_counted(len(refused), 'object', 'objects')} refused" if refused else "")
             + "</span>"
         )
         if not studies:
@@ -153,10 +153,11 @@ def _ended(job: Job) -> None:
                 st.html(
                     f"{mark(Status(one['status']))} &nbsp; {more} {text(said)} "
                     f'<span class="cb-quiet cb-small"> · {text(one["modality"] or "unknown")} · '
-                    f"{text(one['images'])} images<br>{text(one['why'])}</span>"
+                    f"{_counted(int(one['images']), 'image', 'images')}"
+                    f"<br>{text(one['why'])}</span>"
                 )
         if refused:
-            with st.expander(f"{len(refused)} objects refused"):
+            with st.expander(f"{_counted(len(refused), 'object', 'objects')} refused"):
                 st.html(
                     table(
                         ("object", "kind", "reason", ""),
@@ -171,3 +172,7 @@ def _ended(job: Job) -> None:
                         ],
                     )
                 )
+
+
+def _counted(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"
