@@ -55,13 +55,14 @@ def eval_gate(
         typer.echo(line)
     failed = [c.name for c in checks if not c.passed]
     typer.echo(f"GATE       {'closed: ' + ', '.join(failed) if failed else 'open'}")
-    kept = _versions().record_run(
+    store = _versions()
+    kept = store and store.record_run(
         summary.versions.get("calibration", ""),
         before.versions.get("calibration", ""),
         passed=not failed,
         report=f"{len(checks) - len(failed)} of {len(checks)} checks",
     )
-    if kept is not None:
+    if kept:
         typer.echo(f"recorded for index version {kept.version} against {kept.against}")
     if failed:
         raise typer.Exit(1)
@@ -136,11 +137,14 @@ def eval_published(
         typer.echo(f"page       {out}")
 
 
-def _versions() -> VersionStore:
+def _versions() -> VersionStore | None:
+    """The versions of this home; None where there is no configuration (runs from elsewhere)."""
     from curbside.config import load_config
     from curbside.home import config_path, home
     from curbside.router.versions import VersionStore
 
+    if not config_path().is_file():
+        return None
     return VersionStore(home() / load_config(config_path()).stores.index)
 
 
