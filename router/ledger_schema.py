@@ -98,7 +98,7 @@ cases = Table(
     Column("flags", String, nullable=False),
     Column("truth", String),
     Column("search", Text, nullable=False),
-    Index("cases_facets", "status", "tier", "modality", "route", "urgency", "received_at"),
+    Index("cases_facets", "status", "tier", "modality", "route", "flags"),
     Index("cases_urgency", "urgency", "received_at", "study"),
     Index("cases_received", "received_at", "study"),
     Index("cases_finished", "finished_at", "study"),

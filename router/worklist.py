@@ -12,7 +12,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select
@@ -117,38 +117,34 @@ def page(ledger: Ledger, view: View, *, after: str | None = None, limit: int = 5
 
 def count(ledger: Ledger, view: View) -> Counts:
     """How many cases a view has, by facet."""
-    broad = replace(view, status=(), tier=(), modality=(), route=(), waiting=False)
-    columns = [cases.c[f] for f in _COLUMNS]
+    columns = [cases.c[f] for f in FACETS]
     n = func.count().label("n")
-    # one scan for four facets: what is left after grouping is a few hundred rows
-    groups = select(*columns, n).where(*_where(broad)).group_by(*columns)
-    flagged = select(flags.c.flag, n).group_by(flags.c.flag)
-    narrow = _where(replace(view, flags=()))
-    if narrow:
-        flagged = flagged.where(flags.c.study.in_(select(cases.c.study).where(*narrow)))
+    # one scan for all facets: what is left after grouping is a few hundred rows
+    groups = select(*columns, n).where(*_where(View(text=view.text))).group_by(*columns)
     with reading(ledger.engine) as c:
         found = c.execute(groups).mappings().all()
-        by: dict[str, Counter[str]] = {"flags": Counter(dict(c.execute(flagged).all()))}
+    by: dict[str, Counter[str]] = {f: Counter() for f in FACETS}
     shown: Counter[str] = Counter()
     for row in found:
-        outside = [f for f in _COLUMNS if not _within(view, f, row[f])]
+        values = {f: [row[f]] for f in _COLUMNS} | {"flags": row["flags"].split()}
+        outside = [f for f in FACETS if not _within(view, f, values[f])]
         if not outside:
             shown[row["status"]] += row["n"]
-        for facet in _COLUMNS:
+        for facet in FACETS:
             if outside in ([], [facet]):
-                by.setdefault(facet, Counter())[row[facet]] += row["n"]
+                by[facet].update(dict.fromkeys(values[facet], row["n"]))
     return Counts(
         shown.total(),
         sum(shown[s] for s in WAITING),
-        {f: dict(by.get(f, Counter()).most_common()) for f in FACETS},
+        {f: dict(by[f].most_common()) for f in FACETS},
     )
 
 
-def _within(view: View, facet: str, value: str) -> bool:
-    if facet == "status" and view.waiting and value not in WAITING:
+def _within(view: View, facet: str, values: Sequence[str]) -> bool:
+    if facet == "status" and view.waiting and not set(values) & set(WAITING):
         return False
     wanted: Sequence[str] = getattr(view, facet)
-    return not wanted or value in wanted
+    return not wanted or bool(set(values) & set(wanted))
 
 
 def waited(entry: Entry, now: float | None = None) -> float | None:
