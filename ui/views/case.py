@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import streamlit as st
 
@@ -95,7 +96,10 @@ def _top(entry: Entry, view: View, ahead: str | None) -> None:
 @st.cache_data(show_spinner=False, max_entries=16, ttl=900)
 def _slices(home: str, case: str) -> Slices:
     store = open_sources(where(), config())
-    return slices_of(store.images(case) if store is not None else ())
+    if store is None:
+        return slices_of(())
+    with closing(store):
+        return slices_of(store.images(case))
 
 
 @st.cache_data(show_spinner=False, max_entries=48, ttl=900)
