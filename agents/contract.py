@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from curbside.readings import Abstention, Failure, Reading
+from curbside.readings import Abstention, Explanation, Failure, Reading
 from curbside.study import Question, QuestionKind, Study
 
-__all__ = ["Agent", "AgentCard", "FakeAgent"]
+__all__ = ["Agent", "AgentCard", "Explains", "FakeAgent"]
 
 AnyResponse = Reading | Abstention | Failure
 
@@ -56,6 +56,13 @@ class Agent(Protocol):
     def read(self, study: Study) -> AnyResponse: ...
 
     def read_batch(self, studies: Sequence[Study]) -> list[AnyResponse]: ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """An agent that can say what in the image speaks for an option of the study's question."""
+
+    def explain(self, study: Study, option: str) -> Explanation: ...
 
 
 class FakeAgent:

@@ -39,7 +39,7 @@ KINDS: dict[str, Kind] = {
     "openai": Kind(
         "behind an OpenAI-compatible server such as vLLM",
         "curbside.agents.endpoint_agent:open_endpoint_agent",
-        ("openai", "stamina"),
+        ("httpx2", "stamina"),
     ),
     "transformers": Kind(
         "in process, through transformers and peft",

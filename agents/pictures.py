@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,7 @@ def png(rgb: NDArray[np.uint8], limits: Limits) -> bytes:
     return out.getvalue()
 
 
+@lru_cache(256)
 def data_url(raw: bytes) -> str:
-    """PNG bytes as a data URL."""
+    """PNG bytes as a data URL; the orders of one question share it."""
     return "data:image/png;base64," + base64.b64encode(raw).decode("ascii")

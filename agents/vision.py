@@ -44,7 +44,7 @@ class Ask:
     images: tuple[bytes, ...]
     letters: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = None
-    max_tokens: int = 16
+    max_tokens: int = 32
     temperature: float = 0.0
     seed: int = 0
 

@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from curbside import __version__
+from curbside.agents.contract import Explains
 from curbside.config import Config, PolicyConfig, load_config, model_digest
 from curbside.errors import UserError
 from curbside.home import home as default_home
 from curbside.indexes.features import FeatureSource
 from curbside.progress import Advance, bar
-from curbside.readings import CaseRecord, Status, Versions
+from curbside.readings import CaseRecord, Explanation, Reading, Status, Versions
 from curbside.router.checkpoints import open_checkpoints
 from curbside.router.desk import RouterDesk
 from curbside.router.drift import suspended_strata
@@ -56,6 +58,7 @@ class Router:
     def __init__(self, workspace: Workspace, *, policy: PolicyConfig | None = None) -> None:
         fleet, assessor = workspace.fleet(), workspace.assessor()
         agents = {name: fleet.agents[name] for name in fleet.serving}
+        self._agents = agents
         serving = Serving(
             policy or workspace.config.policy,
             fleet.serving,
@@ -172,6 +175,23 @@ class Router:
     def desk_over(self, source: FeatureSource) -> RouterDesk:
         """A desk of its own over another source of the same encoder's features."""
         return RouterDesk(source, *self._parts, self.ledger)
+
+    def explain(self, study: Study, record: CaseRecord) -> Explanation:
+        """What in the images the reading behind a record rests on, as far as that is known.
+
+        Only the reader is asked; an agent that cannot explain itself gives kind ``none``
+        or what it cited when it read.
+        """
+        reader = record.outcome.reader
+        given = (r for r in record.responses if isinstance(r, Reading) and r.agent == reader)
+        reading = next(given, None)
+        if reading is None:
+            return Explanation(kind="none", note="no explanation available: no model read it")
+        agent = self._agents.get(reading.agent)
+        if isinstance(agent, Explains) and reading.options:
+            question = replace(study.question, options=reading.options, task=record.task)
+            return agent.explain(replace(study, question=question), reading.answer)
+        return reading.explanation or Explanation(kind="none", note="no explanation available")
 
     def close(self) -> None:
         """Give back the connections to the stores."""

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     bench.command("batch")(bench_batch)
     bench.command("console")(bench_console)
     bench.command("studies")(bench_studies)
+    bench.command("agent")(bench_agent)
     app.add_typer(bench, name="bench")
 
 
@@ -149,3 +150,27 @@ def bench_studies(
             f"  {name:<32} {cost.size:>10,} B  {cost.reason:<12} {cost.seconds * 1e3:7.0f} ms"
             f"  +{cost.memory / 2**20:.0f} MiB"
         )
+
+
+def bench_agent(
+    calls: Annotated[int, typer.Option(min=10, help="Calls of one round.")] = 640,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds, taken in turn.")] = 5,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Calls at once.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """An agent's call against the bare HTTP call, to a fake server that takes 20 ms."""
+    from curbside.agents.agent_bench import bench_agent as run
+
+    result = run(calls=calls, rounds=rounds, concurrency=concurrency)
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    typer.echo(
+        f"closed question, {result.body_bytes:,} bytes a call, median of {result.rounds} rounds"
+    )
+    typer.echo(f"  one at a time   bare {result.bare_ms:7.2f} ms   agent {result.agent_ms:7.2f} ms")
+    typer.echo(f"  above bare      {result.overhead_ms:7.2f} ms")
+    typer.echo(
+        f"  {result.concurrency} at once      bare {result.bare_rate:7.1f} /s   "
+        f"agent {result.agent_rate:7.1f} /s   lost {100 * result.throughput_lost:.1f} %"
+    )

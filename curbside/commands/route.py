@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from curbside.readings import CaseRecord
+    from curbside.router.api import Router
+    from curbside.study import Study
 
 __all__ = ["register"]
 
@@ -29,6 +34,10 @@ def route(
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
+    ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(help="PNG to write: what in the first study's image the reading rests on."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole record.")] = False,
 ) -> None:
@@ -56,12 +65,15 @@ def route(
         Workspace(home(), settings), policy=load_policy(policy) if policy is not None else None
     )
     wanted = asked(router.tasks, question, options, task)
-    records, refused = [], []
+    records: list[CaseRecord] = []
+    refused = []
     for found in studies_in(path, question=wanted, allowed_tags=settings.privacy.allowed_tags):
         if not isinstance(found, Study):
             refused.append(found)
             continue
         record = router.read(found)
+        if overlay is not None and not records:
+            typer.echo(_write_overlay(router, found, record, overlay), err=True)
         records.append(record)
         if not as_json:
             typer.echo(("\n" if len(records) > 1 else "") + render(record))
@@ -81,3 +93,26 @@ def route(
         typer.echo(f"\n{len(refused)} other files are in no study: {unused}", err=True)
     if all(r.outcome.status in (Status.NOT_ANALYSED, Status.QUARANTINED) for r in records):
         raise typer.Exit(2)
+
+
+def _write_overlay(router: Router, study: Study, record: CaseRecord, path: Path) -> str:
+    """Write the picture with its explanation over it; says what was written, or why not."""
+    import io
+
+    from PIL import Image
+
+    from curbside.agents.activation import overlay
+    from curbside.indexes.features import central_instance
+    from curbside.storage import write_bytes
+
+    found = router.explain(study, record)
+    if not found.grid:
+        said = "; ".join(found.citations)
+        return f"no overlay: {found.note or 'cited: ' + said}"
+    out = io.BytesIO()
+    Image.fromarray(overlay(central_instance(study).pixels(), found)).save(out, "PNG")
+    write_bytes(path, out.getvalue())
+    return (
+        f"{path}: orange speaks for {found.option!r}, blue against "
+        f"({100 * found.share:.0f} % of the decision is shown)"
+    )

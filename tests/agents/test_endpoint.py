@@ -17,7 +17,7 @@ from curbside.agents.fake_server import Behaviour, FakeServer, completion
 from curbside.agents.fleet_spec import EndpointSpec, Patience
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
-PATIENCE = {"attempt_seconds": 0.3, "total_seconds": 1.0, "wait_seconds": 0.01, "attempts": 3,
+PATIENCE = {"attempt_seconds": 0.8, "total_seconds": 2.0, "wait_seconds": 0.01, "attempts": 3,
             "open_after": 1000}  # fmt: skip
 FINE = Behaviour(body=completion("A"))
 
@@ -65,7 +65,7 @@ def line() -> Iterator[Line]:
         (Behaviour("status", status=400), "unavailable", 1),
         (Behaviour("status", status=401), "unavailable", 1),
         (Behaviour("status", status=404), "unavailable", 1),
-        (Behaviour(body=completion("A"), delay=0.6), "timeout", 1),
+        (Behaviour(body=completion("A"), delay=5), "timeout", 1),
         (Behaviour("drip"), "timeout", 1),
         (Behaviour("drop"), "unavailable", 1),
         (Behaviour("truncate"), "unavailable", 1),
@@ -78,7 +78,7 @@ def test_what_is_tried_again_and_what_is_not(
     started = time.monotonic()
     found = line.call(line.endpoint(how))
     assert len(line.server.requests) == requests
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 5
     if kind is None:
         assert isinstance(found, dict)
     else:

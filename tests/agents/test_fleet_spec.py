@@ -175,7 +175,7 @@ def test_kinds_are_a_table_and_say_what_is_missing(monkeypatch: pytest.MonkeyPat
         assert kind_problem(name) == ""
         assert callable(opener(name))
     monkeypatch.setattr(kinds, "find_spec", lambda m: None)
-    assert "openai" in kind_problem("openai")
+    assert "httpx2" in kind_problem("openai")
     with pytest.raises(MissingExtra):
         opener("openai")
 

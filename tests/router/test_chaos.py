@@ -27,8 +27,8 @@ from curbside.agents.fleet_spec import (
 from curbside.config import CascadePolicy, TierPolicy
 from curbside.readings import CaseRecord, Failure, Reading, Status
 from curbside.router.api import Router
-from curbside.router.explain import render
 from curbside.router.ledger import case_key, open_ledger
+from curbside.router.render import render
 from curbside.study import Question, Study
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])

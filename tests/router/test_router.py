@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from tests_router_world import TASKS, World, make_world, picture, strange
 
+from curbside.agents.contract import FakeAgent
 from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
 from curbside.errors import Conflict, ImageError, UserError
 from curbside.phantom_dicom import as_dicom
-from curbside.readings import CaseRecord, Status, Tier
+from curbside.readings import CaseRecord, Explanation, Status, Tier
 from curbside.router.desk import RouterDesk
 from curbside.router.render import render
 from curbside.study import Instance, Question, Series, Study
@@ -296,3 +297,25 @@ def test_nothing_of_a_dicom_object_is_stored_but_hashes(world: World, tmp_path: 
     assert record.case.encode() in stored
     for secret in (b"SECRET", b"Jane", b"Doe", b"ACC-123", b"1.2.826"):
         assert secret not in stored
+
+
+def test_a_reading_is_explained_by_its_reader_or_said_not_to_be(
+    world: World, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, tuple[str, ...]]] = []
+
+    class Explaining(FakeAgent):
+        def explain(self, study: Study, option: str) -> Explanation:
+            asked.append((option, study.question.options))
+            return Explanation(kind="class_activation", option=option, grid=((1.0,),))
+
+    own = world.agents["specialist-xray"]
+    world.agents["specialist-xray"] = Explaining(own.card, own._answer)
+    router = world.router(tmp_path)
+    record = router.read(study("xray", "bones"))
+    assert router.explain(study("xray", "bones"), record).grid == ((1.0,),)
+    assert asked == [("intact", TASKS["bones"])]
+    other = router.read(study("photo", "skin", id="other"))
+    assert "no explanation" in router.explain(study("photo", "skin"), other).note
+    bad = Study.from_image(b"", id="bad")
+    assert "no model read it" in router.explain(bad, router.read(bad)).note

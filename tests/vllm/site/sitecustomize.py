@@ -1,0 +1,12 @@
+"""For the environment of ``make test-vllm`` alone: declares two operators of torchvision.
+
+torchvision's build does not fit the CPU build of torch, so its operators are missing and
+importing it fails.  Nothing here calls them; their schemas are enough.  Python reads this
+file at every start because vLLM starts processes of its own.
+"""
+
+import torch
+
+LIBRARY = torch.library.Library("torchvision", "DEF")
+for name in ("nms", "qnms"):
+    LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
