@@ -109,7 +109,7 @@ def save_adapter(base: Path, folder: Path, *, seed: int) -> Path:
 
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_pretrained(base)
-    targets = r".*language_model.*\.(q_proj|v_proj|o_proj)"
+    targets = r".*(language|text)_model.*\.(q_proj|v_proj|o_proj)"
     adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=targets))
     for name, parameter in adapted.named_parameters():
         if ".lora_B." in name:
