@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from curbside.commands.encoder import register
 from typer.testing import CliRunner
 
+from curbside.commands.bench import register
 from curbside.indexes.encoder_bench import bench_encoder, sample_images
 
 
