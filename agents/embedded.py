@@ -1,30 +1,52 @@
-"""An agent on the embedded trunk: a card, a reader, and what keeps the contract."""
+"""An agent on the embedded trunk: a card, a reader, and what keeps the contract.
+
+The reader is opened when the agent is first asked, so that a fleet of sixteen costs the
+first case one of them, and torch loads only where something is read.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING
 
 from curbside.agents.contract import AgentCard, AnyResponse
-from curbside.agents.readers import Reader, read
 from curbside.agents.trunk import Trunk
 from curbside.readings import Abstention, Explanation, Failure, Reading
 from curbside.study import Study
+
+if TYPE_CHECKING:
+    from curbside.agents.readers import Reader
 
 __all__ = ["EmbeddedAgent"]
 
 
 class EmbeddedAgent:
-    """Reads closed questions about one image; see :class:`curbside.agents.contract.Agent`."""
+    """Reads closed questions about one image; see :class:`curbside.agents.contract.Agent`.
 
-    def __init__(self, card: AgentCard, reader: Reader, trunk: Trunk) -> None:
+    Args:
+        open_reader: called once, when the agent is first asked; its errors are raised then.
+    """
+
+    def __init__(self, card: AgentCard, open_reader: Callable[[], Reader], trunk: Trunk) -> None:
         self.card = card
-        self.reader = reader
+        self._open_reader = open_reader
+        self._reader: Reader | None = None
+        self._opening = Lock()
         self._trunk = trunk
 
+    @property
+    def reader(self) -> Reader:
+        """What comes to probabilities.  Raises IndexCorrupt where its files do not fit."""
+        with self._opening:
+            if self._reader is None:
+                self._reader = self._open_reader()
+            return self._reader
+
     def with_card(self, card: AgentCard) -> EmbeddedAgent:
-        """The same agent under another card."""
-        return EmbeddedAgent(card, self.reader, self._trunk)
+        """The same agent under another card; the reader is shared."""
+        return EmbeddedAgent(card, lambda: self.reader, self._trunk)
 
     def read(self, study: Study) -> AnyResponse:
         """One response; never raises for a bad study."""
@@ -42,9 +64,12 @@ class EmbeddedAgent:
 
     def read_batch(self, studies: Sequence[Study]) -> list[AnyResponse]:
         """One response a study, in order; a study gets the same alone as in a batch."""
+        from curbside.agents.readers import read
+
+        reader = self.reader  # opening it is no part of a reading's time
         started = time.perf_counter()
         inputs, failures = self._trunk.of(studies)
-        answers = read(self.reader, inputs, [s.question for s in studies])
+        answers = read(reader, inputs, [s.question for s in studies])
         each = 1000 * (time.perf_counter() - started) / max(len(studies), 1)
         name, mark = self.card.name, self.card.fingerprint
         out: list[AnyResponse] = []

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -22,6 +23,9 @@ from curbside.indexes.features import FeatureSource
 from curbside.indexes.text import TextEncoder
 from curbside.storage import file_digest
 from curbside.study import content_hash
+
+if TYPE_CHECKING:
+    from curbside.agents.readers import Reader
 
 __all__ = [
     "AGENT_FILE",
@@ -113,16 +117,17 @@ class Fleet:
 
     @classmethod
     def load(cls, folder: Path, source: FeatureSource, text: TextEncoder) -> Fleet:
-        """Verify and load what :func:`curbside.agents.train.train_fleet` wrote.
+        """Verify every file that :func:`curbside.agents.train.train_fleet` wrote.
+
+        An agent's tensors are read when it is first asked: whole files that do not fit this
+        version raise IndexCorrupt then.
 
         Raises:
             NotBuilt: there is no fleet.
             IndexMismatch: it stands on another encoder or format.
             IndexCorrupt: a file is missing or its bytes differ.
         """
-        # torch and peft are loaded here, with the agents, and not by whoever names a Fleet
         from curbside.agents.embedded import EmbeddedAgent
-        from curbside.agents.stored import load_reader
         from curbside.agents.trunk import Trunk
 
         file = read_fleet_file(folder)
@@ -141,13 +146,12 @@ class Fleet:
             meta = read_agent_file(folder / stored.folder, stored.name, stored.sha256)
             try:
                 card = AgentCard.model_validate(meta["card"])
-                reader = load_reader(meta, folder / stored.folder, text)
-            except (KeyError, TypeError, ValueError, RuntimeError) as e:
-                why = f"it does not fit this version ({e})"
-                raise _corrupt(stored.name, AGENT_FILE, why) from e
-            weights += [card.fingerprint, json.dumps([meta["blend"], meta["files"]])]
-            agents[stored.name] = EmbeddedAgent(card, reader, trunk)
-            cost[stored.name] = BuildCost(**meta["build_cost"])
+                weights += [card.fingerprint, json.dumps([meta["blend"], meta["files"]])]
+                cost[stored.name] = BuildCost(**meta["build_cost"])
+            except (KeyError, TypeError, ValueError) as e:
+                raise _misfit(stored.name, e) from e
+            open_reader = partial(_open_reader, stored.name, meta, folder / stored.folder, text)
+            agents[stored.name] = EmbeddedAgent(card, open_reader, trunk)
             if stored.modality is not None:
                 specialists[stored.modality] = stored.name
         return cls(
@@ -159,6 +163,17 @@ class Fleet:
             build_cost=MappingProxyType(cost),
             fingerprint=content_hash("fleet", *weights),
         )
+
+
+def _open_reader(name: str, meta: Mapping[str, Any], folder: Path, text: TextEncoder) -> Reader:
+    """An agent's reader from files that were checked.  Raises IndexCorrupt."""
+    # torch and peft are loaded here, with the first agent that is asked
+    from curbside.agents.stored import load_reader
+
+    try:
+        return load_reader(meta, folder, text)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
+        raise _misfit(name, e) from e
 
 
 def read_fleet_file(folder: Path) -> FleetFile:
@@ -196,6 +211,10 @@ def read_agent_file(folder: Path, agent: str, sha256: str | None) -> dict[str, A
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _corrupt(agent, AGENT_FILE, "it is not what was written") from None
     return meta
+
+
+def _misfit(agent: str, error: Exception) -> IndexCorrupt:
+    return _corrupt(agent, AGENT_FILE, f"it does not fit this version ({error})")
 
 
 def _corrupt(agent: str, file: str, why: str) -> IndexCorrupt:

@@ -133,7 +133,8 @@ def test_cold_reads_are_the_same_too(world: Any, fleet: Fleet) -> None:
     for name in EMBEDDED:
         known = fleet.agents[name]
         assert isinstance(known, EmbeddedAgent)
-        cold = EmbeddedAgent(known.card, known.reader, Trunk(source, memory=0))
+        reader = known.reader
+        cold = EmbeddedAgent(known.card, lambda r=reader: r, Trunk(source, memory=0))
         expected = [r.probabilities for r in known.read_batch(studies)]
         assert [cold.read(s).probabilities for s in studies] == expected
         assert [r.probabilities for r in cold.read_batch(studies)] == expected
