@@ -259,7 +259,12 @@ def _check_depth(ds: Dataset) -> None:
         below: list[Dataset] = []
         for here in level:
             for tag in list(here.keys()):
-                element: Any = here.get_item(tag)
+                try:
+                    element: Any = here.get_item(tag)
+                except NotImplementedError:
+                    # of a value representation that there is not: as if it were not there
+                    del here[tag]
+                    continue
                 vr = element.VR or _likely_vr(tag, element.value)
                 if vr == "SQ" or (vr == "UN" and _likely_vr(tag, element.value) == "SQ"):
                     try:
@@ -388,7 +393,7 @@ def _places(ds: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
         normal = (normal[0] / length, normal[1] / length, normal[2] / length)
         along = [sum(x * n for x, n in zip(p, normal, strict=True)) for p in points if p]
         return normal, tuple(along)
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, NotImplementedError):
         return (), ()
 
 

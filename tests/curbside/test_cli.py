@@ -44,14 +44,20 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
     return with_error
 
 
-def test_every_command_module_is_in_the_table_and_names_a_command() -> None:
+def _command(name: str) -> Any:
+    return importlib.import_module(f"curbside.commands.{name}")
+
+
+def test_every_command_module_is_in_the_table_and_names_commands() -> None:
     folder = Path(cli.__file__).parent / "commands"
-    there = {p.stem for p in folder.glob("*.py")} - {"__init__"}
+    modules = {p.stem for p in folder.glob("*.py")} - {"__init__"}
+    # modules without `register` hold parts of commands
+    there = {m for m in modules if hasattr(_command(m), "register")}
     assert set(cli.COMMANDS) == there
     for name in cli.COMMANDS:
         alone = typer.Typer()
-        importlib.import_module(f"curbside.commands.{name}").register(alone)
-        assert len(alone.registered_commands) + len(alone.registered_groups) == 1
+        _command(name).register(alone)
+        assert alone.registered_commands or alone.registered_groups
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,6 +188,12 @@ def test_tags_are_codes_or_short_texts() -> None:
     }
 
 
+def test_an_element_of_no_value_representation_is_as_if_it_were_not_there() -> None:
+    raw = bytearray(real("MR_small_bigendian.dcm"))
+    raw[577] = 0  # 'TM' of (0008,0031) becomes 'T' and a zero byte
+    assert reason(bytes(raw)) == "usable"
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_any_damage_gives_a_header_or_a_reason(data: st.DataObject) -> None:
