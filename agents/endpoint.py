@@ -2,7 +2,7 @@
 
 Everything runs in one event loop in a thread of its own, so that a deadline can end a call
 whatever the server does (a byte a second defeats any timeout of a single read).  httpx2
-sends; the openai client on top of it was measured and halves the throughput.  Knows no
+sends; retries and limits are decided here, so no client with its own lies between.  Knows no
 study and no prompt: JSON goes out, a JSON object or a :class:`CallFailed` comes back, and
 neither a message nor a log holds what was sent or received.
 """
