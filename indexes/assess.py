@@ -65,8 +65,8 @@ class HeldOut:
     Args:
         pooled: float32 (n, d), raw features.
         minimum, confidence: see :class:`~curbside.indexes.conformal.Calibration`.
-        copies: perturbed copies of some of their images: a case counts with the strangest of
-            them and itself, which can only make its score, and so every p-value, larger.
+        copies: perturbed copies of some of their images: a case counts half way towards a
+            copy that is stranger, which can only make its score, and so every p-value, larger.
     """
 
     pooled: NDArray[np.float32]
@@ -240,7 +240,9 @@ class Assessor:
         scores, copies = known.novelty.copy(), held_out.copies
         data = [held_out.pooled.tobytes()]
         if copies is not None and len(copies.rows):
-            np.maximum.at(scores, copies.rows, self._measure(copies.pooled).novelty)
+            # never below its own score, or p-values would no longer be conservative
+            between = (scores[copies.rows] + self._measure(copies.pooled).novelty) / 2
+            np.maximum.at(scores, copies.rows, between)
             data += [copies.rows.tobytes(), copies.pooled.tobytes()]
         return self.with_calibration(
             Calibration.fit(

@@ -115,7 +115,7 @@ def window_sample(
 def calibration_sample(workspace: Workspace, assessor: Assessor) -> Sample:
     """The cases that calibrate, as the index sees them and without copies of them.
 
-    A p-value may count with the strangest copy of each case and is then larger than it need
+    A p-value may count with a stranger copy of each case and is then larger than it need
     be; only cases as they are can be compared with a window's.
     """
     cases = workspace.built_cases()

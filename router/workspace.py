@@ -55,7 +55,7 @@ _READ_BLOCK = 256
 _VIEWED = 2000
 _OUT_OF_FOLD = "out-of-fold"
 #: Raise when what a version holds, or how it is learned, changes.
-_FORMAT = 2
+_FORMAT = 3
 #: What a reading depends on besides the fleet: id, image, label, options.
 _Asked = tuple[str, str, str | None, tuple[str, ...]]
 
