@@ -46,7 +46,8 @@ def drill(points: int, seed: int, folder: Path) -> dict[str, object]:
     killed = finished = 0
     while killed < points:
         point = killed + finished
-        what = ("build", "add", "promote")[point % 3]
+        # one that ends before it is killed is tried again, so that each is killed as often
+        what = ("build", "add", "promote")[killed % 3]
         if what not in takes:  # how long it takes when nobody kills it
             takes[what], _ = _run(_work(what, home, pictures, 10_000 + point), None)
         work = _work(what, home, pictures, point)
