@@ -101,6 +101,7 @@ def train_fleet(
     source: FeatureSource,
     text: TextEncoder,
     twin: bool = True,
+    only: Sequence[str] = (),
 ) -> None:
     """Train every embedded agent on role ``train``; calibrate on ``tune``.
 
@@ -109,6 +110,7 @@ def train_fleet(
         source: where ``features`` came from.
         folder: the fleet's; what was built there from the same inputs is reused.
         twin: also train the full generalist with a second seed (for the twin oracle).
+        only: names of the agents to train, the serving generalist among them; empty: all.
 
     Raises:
         UserError: no labelled training case.
@@ -117,7 +119,7 @@ def train_fleet(
     """
     trunk = Trunk(source)
     trainer = _Trainer(cases, features, config, trunk, text)
-    plans = trainer.plans(twin=twin)
+    plans = [p for p in trainer.plans(twin=twin) if not only or p.name in only]
     stored: list[StoredAgent] = []
     todo = [(p, trainer.folder_of(p)) for p in plans]
     whole = _whole_agents(folder, [name for _, name in todo])

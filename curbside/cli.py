@@ -32,6 +32,7 @@ COMMANDS = (
     "config",
     "console",
     "fleet",
+    "finetune",
     "bench",
 )
 

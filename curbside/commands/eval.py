@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from curbside.commands.eval_few_shot import eval_few_shot
 from curbside.commands.eval_gate import eval_gate, eval_probes, eval_published, eval_report
 from curbside.commands.eval_ledger import eval_ledger
 
@@ -26,7 +25,6 @@ def register(app: typer.Typer) -> None:
     evals.command("suites")(eval_suites)
     evals.command("bench")(eval_bench)
     evals.command("ledger")(eval_ledger)
-    evals.command("few-shot")(eval_few_shot)
     app.add_typer(evals, name="eval")
 
 

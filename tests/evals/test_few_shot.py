@@ -11,14 +11,16 @@ import pytest
 from curbside.agents.contract import AgentCard, FakeAgent
 from curbside.cases import read_cases
 from curbside.errors import UserError
-from curbside.evals.few_shot import ALL, Point, crossing, few_shot_curves, lines
+from curbside.evals import few_shot
+from curbside.evals.curve_plot import figure, write_page
+from curbside.evals.few_shot import ALL, Point, crossing, few_shot_curves, lines, parse_shots
 from curbside.indexes.features import Features
 
 
 def point(labels, right, *, task="t", seed=0):
     return Point(
         key="k", arm="linear", shots=labels, seed=seed, right={task: right}, n={task: 100},
-        labels={task: labels}, seconds=1.0,
+        labels={task: labels}, outcomes="", trainable=10, seconds=1.0, peak_mib=1.0,
     )  # fmt: skip
 
 
@@ -120,3 +122,74 @@ def test_nothing_to_read_is_said(workspace, tmp_path):
     workspace.fleet().tasks.clear()
     with pytest.raises(UserError, match="no evaluated case has a task"):
         few_shot_curves(workspace, bare, tmp_path / "out")
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Generalists that read the better, the more labels they were given; nothing is trained."""
+
+    def generalist(workspace, built, features, test, folder, shots, seed):
+        share = {1: 0.4, 16: 0.9, ALL: 1.0}[shots]
+        right = np.arange(len(test.cases)) % 10 < 10 * share
+        return few_shot._Made(right, 1000, 30.0 + seed, 512.0)
+
+    monkeypatch.setattr(few_shot, "_generalist", generalist)
+
+
+def test_side_by_side_with_what_each_took(workspace, tmp_path, trained):
+    curves = few_shot_curves(
+        workspace, workspace.cases, tmp_path / "out", shots=(1, 16, ALL), draws=2
+    )
+    assert curves.unfinished == 0
+    assert curves.accuracy("generalist", ALL) == [1.0, 1.0]
+    assert curves.accuracy("generalist", 16, common=True) == pytest.approx([0.9, 0.9])
+    # 40 % of the cases, then 90 %: half is met between 2 and 32 labels
+    assert curves.specialists == {"cxr": 0.5}
+    assert 2 < curves.met["generalist"]["cxr"] < 32
+    last = {g.shots: g for g in curves.gains}[ALL]
+    linear = np.mean(curves.accuracy("linear", ALL))
+    assert last.delta == pytest.approx(1 - linear, abs=1e-6)
+    assert last.low > 0 and last.draws == 2
+    said = "\n".join(lines(curves))
+    assert "a significant gain" in said
+    assert "30–31 s  0.5 GiB" in said
+
+
+def test_the_page_shows_both_arms_the_team_and_who_never_got_there(workspace, tmp_path, trained):
+    curves = few_shot_curves(workspace, workspace.cases, tmp_path / "out", shots=(1, 16), draws=2)
+    never = curves.model_copy(update={"met": {a: {"cxr": None} for a in curves.met}})
+    drawn = figure(never)
+    names = [t.name for t in drawn.data]
+    assert "one generalist, adapted (LoRA)" in names and "specialists together, 50 %" in names
+    assert any("x-thin" in (t.marker.symbol or ()) for t in drawn.data if t.marker.symbol)
+    write_page(curves, tmp_path / "curve.html")
+    text = (tmp_path / "curve.html").read_text()
+    for part in ("How many labelled cases", "labels that the specialist had", "Not for clinical"):
+        assert part in text
+    assert "src=" not in text.split("<script")[0]
+
+
+def test_shots_as_they_are_typed():
+    assert parse_shots("16, 1,all,16") == (1, 16, ALL)
+    for wrong in ("", "0", "few", "1;4", "-3", "1,,4"):
+        with pytest.raises(UserError, match="no list of numbers"):
+            parse_shots(wrong)
+
+
+def test_the_command_writes_numbers_and_plot(workspace, tmp_path, trained, monkeypatch):
+    from typer.testing import CliRunner
+
+    from curbside.cli import app
+    from curbside.config import Config, save_config
+    from curbside.home import config_path
+    from curbside.router import workspace as module
+
+    save_config(Config(), config_path())
+    monkeypatch.setattr(module, "Workspace", lambda home, config: workspace)
+    out = tmp_path / "out"
+    call = ["finetune", "curve", "--cases", str(workspace.cases.path), "--out", str(out)]
+    said = CliRunner().invoke(app, [*call, "--shots", "1,16", "--seeds", "1"]).stdout
+    assert "labels of the modality until its specialist is matched" in said
+    assert (out / "curve.html").is_file()
+    kept = few_shot.Curves.model_validate_json((out / "curve.json").read_bytes())
+    assert {p.shots for p in kept.points} == {1, 16}
