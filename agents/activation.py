@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from curbside.agents.heads import Blend, Head, match_task
+from curbside.agents.network import UpperNetwork
 from curbside.agents.readers import (
     GeneralistReader,
     LinearReader,
@@ -26,7 +26,6 @@ from curbside.agents.readers import (
     option_text,
 )
 from curbside.agents.trunk import Inputs
-from curbside.agents.upper import feature_maps, upper_blocks
 from curbside.readings import Explanation
 from curbside.study import Question
 
@@ -76,7 +75,7 @@ def _branch(reader: Reader, inputs: Inputs, question: Question) -> _Branch | Non
             return None
         return _of_head(reader.heads[task], question, [_frozen(inputs)])
     if isinstance(reader, SpecialistReader):
-        tuned = feature_maps(reader.network, inputs.grid)[0]
+        tuned = reader.network.maps(inputs.grid)[0]
         task, own = reader.task_of(question)
         if task is None:
             return None
@@ -102,18 +101,15 @@ def _of_head(head: Head, question: Question, maps: list[Map]) -> _Branch | None:
 
 def _of_scorer(reader: GeneralistReader, inputs: Inputs, question: Question) -> _Branch:
     scorer, task = reader.scorer, match_task(question, reader.labels)
-    values = feature_maps(reader.network, inputs.grid)[0]
+    values = reader.network.maps(inputs.grid)[0]
     features = np.concatenate([values.mean((1, 2)), inputs.statistics[0]])
-    with torch.inference_mode():
-        if task is None:
-            names = reader.text.encode([option_text(o) for o in question.options])
-            options = np.asarray(names)
-        else:
-            columns = [reader.labels[task].index(o) for o in question.options]
-            options = scorer.options_of(task).numpy()[columns]
-        standard = (torch.from_numpy(features) - scorer.mean) / scorer.scale
-        norm = float(scorer.project(standard).norm())
-        matrix = scorer.project.weight.numpy()[:, :_POOLED] / scorer.scale.numpy()[:_POOLED]
+    if task is None:
+        options = reader.text.encode([option_text(o) for o in question.options])
+    else:
+        columns = [reader.labels[task].index(o) for o in question.options]
+        options = scorer.options_of(task)[columns]
+    norm = float(np.linalg.norm(scorer.projected(features[None])))
+    matrix = scorer.weight[:, :_POOLED] / scorer.scale[:_POOLED]
     weight = scorer.SHARPNESS / max(norm, 1e-9) * options @ matrix
     return _Branch(np.tensordot(weight, values, 1).astype(np.float32) / values[0].size)
 
@@ -137,12 +133,12 @@ def _odds(probabilities: NDArray[np.float32], at: int) -> float:
 
 
 @cache
-def _published() -> torch.nn.Module:
-    return upper_blocks()
+def _published() -> UpperNetwork:
+    return UpperNetwork({})
 
 
 def _frozen(inputs: Inputs) -> Map:
-    found: Map = feature_maps(_published(), inputs.grid)[0]
+    found: Map = _published().maps(inputs.grid)[0]
     return found
 
 

@@ -1,7 +1,7 @@
 """An agent on the embedded trunk: a card, a reader, and what keeps the contract.
 
 The reader is opened when the agent is first asked, so that a fleet of sixteen costs the
-first case one of them, and torch loads only where something is read.
+first case one of them.
 """
 
 from __future__ import annotations

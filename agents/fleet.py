@@ -150,7 +150,8 @@ class Fleet:
                 cost[stored.name] = BuildCost(**meta["build_cost"])
             except (KeyError, TypeError, ValueError) as e:
                 raise _misfit(stored.name, e) from e
-            open_reader = partial(_open_reader, stored.name, meta, folder / stored.folder, text)
+            where = folder / stored.folder
+            open_reader = partial(_open_reader, stored.name, meta, where, text, source.folder)
             agents[stored.name] = EmbeddedAgent(card, open_reader, trunk)
             if stored.modality is not None:
                 specialists[stored.modality] = stored.name
@@ -165,13 +166,14 @@ class Fleet:
         )
 
 
-def _open_reader(name: str, meta: Mapping[str, Any], folder: Path, text: TextEncoder) -> Reader:
+def _open_reader(
+    name: str, meta: Mapping[str, Any], folder: Path, text: TextEncoder, cache: Path | None
+) -> Reader:
     """An agent's reader from files that were checked.  Raises IndexCorrupt."""
-    # torch and peft are loaded here, with the first agent that is asked
     from curbside.agents.stored import load_reader
 
     try:
-        return load_reader(meta, folder, text)
+        return load_reader(meta, folder, text, cache)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise _misfit(name, e) from e
 

@@ -108,7 +108,6 @@ def stored_agents(name: str, agent: EmbeddedSpec, trained: Fleet) -> dict[str, A
     Raises:
         ConfigError: a pattern that fits none.
     """
-    # torch is loaded here, with the agents
     from curbside.agents.embedded import EmbeddedAgent
 
     picked: dict[str, Agent] = {}

@@ -7,23 +7,21 @@
 
 The last two blend their adapted branch with a linear readout of the frozen features of
 several depths (:class:`~curbside.agents.heads.Blend`).  Readers see inputs and
-questions, never a file.
+questions, never a file; they know no torch, which loads only where something is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
 from curbside.agents.heads import Blend, Heads, match_task, softmax
+from curbside.agents.network import UpperNetwork
 from curbside.agents.trunk import Inputs
-from curbside.agents.upper import features_of
 from curbside.indexes.text import TextEncoder
 from curbside.study import Question
 
@@ -86,14 +84,14 @@ class SpecialistReader:
     """The top block fine-tuned on one modality's cases.
 
     Args:
-        network: ``UpperBlocks`` with the tuned weights.
+        network: the upper blocks with the tuned weights.
         own: heads of the modality's tasks on the tuned features, trained with the block.
         frozen: heads of the same tasks on the frozen features.
         foreign: few-shot heads of all other tasks on tuned and frozen features together.
     """
 
     def __init__(
-        self, network: nn.Module, own: Heads, frozen: Heads, foreign: Heads, blend: Blend
+        self, network: UpperNetwork, own: Heads, frozen: Heads, foreign: Heads, blend: Blend
     ) -> None:
         self.network, self.own, self.frozen, self.foreign = network, own, frozen, foreign
         self.blend = blend
@@ -112,7 +110,7 @@ class SpecialistReader:
 
     def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions:
         """See :class:`Reader`; its own tasks come first where the options fit several."""
-        tuned = features_of(self.network, inputs.grid)
+        tuned = self.network.features(inputs.grid)
         tasks = [self.task_of(q)[0] for q in questions]
         home = [t if t in self.own else None for t in tasks]
         away = [t if t in self.foreign else None for t in tasks]
@@ -123,7 +121,8 @@ class SpecialistReader:
         return [(a, c if a is None else b) for a, b, c in zip(mine, frozen, foreign, strict=True)]
 
 
-class OptionScorer(nn.Module):
+@dataclass(frozen=True)
+class OptionScorer:
     """Scores options by the cosine of projected features with their names' text vectors.
 
     A learned residual is added to the text vector of each known (task, label); an option
@@ -131,63 +130,81 @@ class OptionScorer(nn.Module):
     al., 2021).
 
     Args:
-        tasks: task → labels; ``text``: task → unit vectors, float32 (k, 384).
+        mean, scale: float32 (d,), of the training features.
+        weight: float32 (384, d), and ``bias``, (384,): the projection.
+        residual: task → float32 (k, 384), one row a label.
+        text: task → unit vectors of the labels' names, float32 (k, 384).
     """
 
-    def __init__(self, dimensions: int, text: Mapping[str, NDArray[np.float32]]) -> None:
-        super().__init__()
-        width = next(iter(text.values())).shape[1] if text else 384
-        self.project = nn.Linear(dimensions, width)
-        self.residual = nn.ParameterDict(
-            {_slot(t): nn.Parameter(torch.zeros(v.shape)) for t, v in text.items()}
-        )
-        self.register_buffer("mean", torch.zeros(dimensions))
-        self.register_buffer("scale", torch.ones(dimensions))
-        self.dropout = 0.0
-        self._text = {t: torch.from_numpy(v) for t, v in text.items()}
-
-    mean: Tensor
-    scale: Tensor
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    residual: Mapping[str, NDArray[np.float32]]
+    text: Mapping[str, NDArray[np.float32]]
 
     #: Inverse temperature of the cosine.
-    SHARPNESS = 10.0
+    SHARPNESS: ClassVar[float] = 10.0
 
-    def image(self, features: Tensor) -> Tensor:
+    def projected(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 (n, d) to (n, 384), not normalised."""
+        return np.asarray(((features - self.mean) / self.scale) @ self.weight.T + self.bias)
+
+    def image(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (n, d) to unit vectors (n, 384)."""
-        standard = (features - self.mean) / self.scale
-        standard = functional.dropout(standard, self.dropout, self.training)
-        return functional.normalize(self.project(standard), dim=1)
+        vectors = self.projected(features)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(norms, np.float32(1e-12)))
 
-    def text_of(self, task: str) -> NDArray[np.float32]:
-        """Text vectors of a known task's labels, float32 (k, 384)."""
-        return np.ascontiguousarray(self._text[task].numpy())
-
-    def known(self, image: Tensor, task: str) -> Tensor:
+    def known(self, image: NDArray[np.float32], task: str) -> NDArray[np.float32]:
         """Logits over a known task's labels, (n, k)."""
-        return self.SHARPNESS * image @ self.options_of(task).T
+        return self.by_name(image, self.options_of(task))
 
-    def options_of(self, task: str) -> Tensor:
+    def options_of(self, task: str) -> NDArray[np.float32]:
         """What a known task's labels are scored by: text vector and residual, (k, 384)."""
-        options: Tensor = self._text[task] + self.residual[_slot(task)]
-        return options
+        return np.asarray(self.text[task] + self.residual[task])
 
-    def by_name(self, image: Tensor, text: Tensor) -> Tensor:
+    def by_name(self, image: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits over options that only have a name, (n, len(text))."""
-        return self.SHARPNESS * image @ text.T
+        return np.asarray(np.float32(self.SHARPNESS) * image @ text.T)
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """What was learned, by name; the text vectors are no part of it."""
+        return {
+            "mean": self.mean,
+            "scale": self.scale,
+            "project.weight": self.weight,
+            "project.bias": self.bias,
+            **{f"residual.{t}": r for t, r in self.residual.items()},
+        }
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, NDArray[np.float32]], text: Mapping[str, NDArray[np.float32]]
+    ) -> Self:
+        """The reverse of :meth:`arrays`.  Raises KeyError where one is missing."""
+        return cls(
+            arrays["mean"],
+            arrays["scale"],
+            arrays["project.weight"],
+            arrays["project.bias"],
+            {t: arrays[f"residual.{t}"] for t in text},
+            text,
+        )
 
 
 class GeneralistReader:
     """LoRA on the top blocks; answers options that it has never seen.
 
     Args:
-        network: the adapted ``UpperBlocks`` (peft).
+        network: the adapted upper blocks.
         frozen: heads of the known tasks on the frozen features.
         labels: task → labels in the order of the scorer's residuals.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: UpperNetwork,
         scorer: OptionScorer,
         frozen: Heads,
         labels: Mapping[str, Sequence[str]],
@@ -202,38 +219,28 @@ class GeneralistReader:
         """See :class:`Reader`; None only for questions without options."""
         tasks = [match_task(q, self.labels) for q in questions]
         frozen = _by_head(self.frozen, inputs.fixed, questions, tasks)
-        features = np.concatenate([features_of(self.network, inputs.grid), inputs.statistics], 1)
+        features = np.concatenate([self.network.features(inputs.grid), inputs.statistics], 1)
         out: Opinions = []
-        with torch.inference_mode():
-            for i, (question, task) in enumerate(zip(questions, tasks, strict=True)):
-                if not question.options:
-                    out.append((None, None))
-                    continue
-                image = self.scorer.image(torch.from_numpy(features[i : i + 1]))
-                if task is None:
-                    names = self.text.encode([option_text(o) for o in question.options])
-                    logits = self.scorer.by_name(image, torch.from_numpy(names)).numpy()
-                    out.append((softmax(logits)[0], None))
-                    continue
-                columns = [self.labels[task].index(o) for o in question.options]
-                adapted = softmax(self.scorer.known(image, task).numpy()[:, columns])[0]
-                # an option that the frozen head never saw would get 0 from it, whatever is seen
-                seen = task in self.frozen and set(question.options) <= set(
-                    self.frozen[task].labels
-                )
-                out.append((adapted, frozen[i] if seen else None))
+        for i, (question, task) in enumerate(zip(questions, tasks, strict=True)):
+            if not question.options:
+                out.append((None, None))
+                continue
+            image = self.scorer.image(features[i : i + 1])
+            if task is None:
+                names = self.text.encode([option_text(o) for o in question.options])
+                out.append((softmax(self.scorer.by_name(image, names))[0], None))
+                continue
+            columns = [self.labels[task].index(o) for o in question.options]
+            adapted = softmax(self.scorer.known(image, task)[:, columns])[0]
+            # an option that the frozen head never saw would get 0 from it, whatever is seen
+            seen = task in self.frozen and set(question.options) <= set(self.frozen[task].labels)
+            out.append((adapted, frozen[i] if seen else None))
         return out
 
 
 def option_text(option: str) -> str:
     """How an option's name is put to the text encoder."""
     return option.replace("_", " ")
-
-
-def _slot(task: str) -> str:
-    """A task's name as torch accepts it of a parameter: no dot, no name of its own."""
-    plain = "".join(c if c.isalnum() or c in "_-" else f"%{ord(c):x}" for c in task)
-    return f"%{plain}" if hasattr(nn.ParameterDict, plain) else plain
 
 
 def _by_head(

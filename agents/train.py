@@ -35,6 +35,7 @@ from curbside.agents.fleet import (
     read_fleet_file,
 )
 from curbside.agents.heads import INVERSE_PENALTY, Blend, Head, Heads
+from curbside.agents.option_training import TrainedScorer
 from curbside.agents.readers import (
     GeneralistReader,
     LinearReader,
@@ -43,13 +44,14 @@ from curbside.agents.readers import (
     SpecialistReader,
     option_text,
 )
-from curbside.agents.stored import lora, reader_files
+from curbside.agents.stored import reader_files
 from curbside.agents.trunk import Inputs, Trunk
 from curbside.agents.upper import (
     Recipe,
     by_task,
-    features_of,
     fine_tune,
+    learned,
+    lora,
     steps_of,
     top_block,
     upper_blocks,
@@ -347,12 +349,13 @@ class _Trainer:
         )
         own = Heads({t: _head_of(layer_of[t], start[t]) for t in start})
         frozen = _heads(self.fixed, examples)
-        tuned = features_of(network, self.inputs.grid[foreign.rows])
+        served = learned(network)
+        tuned = served.features(self.inputs.grid[foreign.rows])
         both = np.concatenate([tuned, self.fixed[foreign.rows]], axis=1)
         away = _heads(both, foreign, rows=False)
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         trainable = trained + own.parameters + frozen.parameters + away.parameters
-        return SpecialistReader(network, own, frozen, away, Blend()), trainable
+        return SpecialistReader(served, own, frozen, away, Blend()), trainable
 
     def _generalist(
         self, examples: Examples, recipe: Recipe, seed: int, advance: Advance
@@ -364,12 +367,8 @@ class _Trainer:
         vectors = {
             t: self.text.encode([option_text(o) for o in names]) for t, names in labels.items()
         }
-        scorer = OptionScorer(self.fixed.shape[1], vectors)
-        scorer.mean.copy_(torch.from_numpy(self.fixed[examples.rows].mean(0)))
-        scorer.scale.copy_(torch.from_numpy(self.fixed[examples.rows].std(0) + np.float32(1e-3)))
-        scorer.dropout = recipe.dropout
+        scorer = TrainedScorer(self.fixed[examples.rows], vectors, dropout=recipe.dropout)
         statistics = torch.from_numpy(self.inputs.statistics[examples.rows])
-        names = {t: torch.from_numpy(v) for t, v in vectors.items()}
         truth = _indices(examples, labels)
 
         def loss(features: Tensor, rows: NDArray[np.intp]) -> Tensor:
@@ -381,7 +380,7 @@ class _Trainer:
                     scorer.known(image[at], task), target, reduction="sum"
                 )
                 plain = functional.cross_entropy(
-                    scorer.by_name(image[at], names[task]), target, reduction="sum"
+                    scorer.by_name(image[at], task), target, reduction="sum"
                 )
                 total = total + known + BY_NAME * plain
             return total / len(rows)
@@ -397,7 +396,10 @@ class _Trainer:
         )
         trained = [p for p in (*network.parameters(), *scorer.parameters()) if p.requires_grad]
         trainable = sum(p.numel() for p in trained) + frozen.parameters
-        return GeneralistReader(network, scorer, frozen, labels, self.text, Blend()), trainable
+        reader = GeneralistReader(
+            learned(network), scorer.served(), frozen, labels, self.text, Blend()
+        )
+        return reader, trainable
 
     def _blend(self, reader: Reader, modality: str | None) -> Blend:
         """Fitted on ``tune`` cases of what the agent was adapted to."""

@@ -79,9 +79,11 @@ class Trunk:
             )
         self.source = source
         self.fingerprint = content_hash("trunk", source.fingerprint, f"{_FORMAT} {FIRST_TUNED}")
-        # images run side by side elsewhere; here one thread leaves the other to torch
-        self._to_12 = upper_part(last=11, pooled=False, threads=1)
-        self._to_tuned = upper_part(last=FIRST_TUNED - 1, pooled=False, threads=1)
+        # images run side by side elsewhere; here one thread leaves the other to them
+        self._to_12, self._to_tuned = (
+            upper_part(last=last, pooled=False, cache=source.folder, threads=1)
+            for last in (11, FIRST_TUNED - 1)
+        )
         self._kept: OrderedDict[str, Inputs] = OrderedDict()
         self._memory = memory
         self._lock = RLock()

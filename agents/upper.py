@@ -1,4 +1,4 @@
-"""Fine-tuning and running the upper blocks of the trunk in torch, in fixed-size chunks.
+"""Fine-tuning the upper blocks of the trunk in torch; what was learned then serves without it.
 
 The loop is the same for a specialist (whole top block) and a generalist (LoRA): AdamW
 with one cycle of the learning rate (Smith and Topin, Super-Convergence, 2019), left-right
@@ -11,25 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from curbside.agents.network import LORA_SCALE, UpperNetwork
 from curbside.agents.trunk import FIRST_TUNED
 from curbside.indexes.lite0 import UpperBlocks, upper_state
 from curbside.progress import Advance
 
 __all__ = [
-    "CHUNK",
     "Recipe",
     "by_task",
     "channels_last",
-    "feature_maps",
-    "features_of",
     "fine_tune",
+    "learned",
+    "lora",
     "steps_of",
     "top_block",
     "upper_blocks",
@@ -37,9 +37,7 @@ __all__ = [
 
 Net = TypeVar("Net", bound=nn.Module)
 
-#: Rows of one forward pass when reading: always this many (padded), so that a study gets
-#: the same probabilities alone as in a batch.
-CHUNK = 8
+_TARGETS = r"blocks\.\d+\.(expand|project)|head"
 
 
 @dataclass(frozen=True)
@@ -83,25 +81,24 @@ def channels_last(module: Net) -> Net:
     return module
 
 
-def features_of(network: nn.Module, grid: NDArray[np.float16]) -> NDArray[np.float32]:
-    """float16 grids (n, 192, 7, 7) to pooled features, float32 (n, 1280), without gradients."""
-    out = np.zeros((len(grid), 1280), np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(grid), CHUNK):
-            rows = grid[start : start + CHUNK]
-            padded = np.zeros((CHUNK, *grid.shape[1:]), np.float16)
-            padded[: len(rows)] = rows
-            out[start : start + CHUNK] = network(_tensor(padded)).numpy()[: len(rows)]
-    return out
+def lora(network: UpperBlocks, rank: int) -> nn.Module:
+    """Low-rank adapters on the 1 × 1 convolutions (Hu et al., LoRA, ICLR 2022), through peft."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=LORA_SCALE * rank, target_modules=_TARGETS)
+    adapted: nn.Module = get_peft_model(network, config)
+    return channels_last(adapted)
 
 
-def feature_maps(network: nn.Module, grid: NDArray[np.float16]) -> NDArray[np.float32]:
-    """float16 grids (n, 192, 7, 7) to the maps that pooling averages, float32 (n, 1280, 7, 7)."""
-    # under peft the blocks are one level down
-    base: Any = network.get_base_model() if hasattr(network, "get_base_model") else network  # type: ignore[operator]
-    with torch.inference_mode():
-        maps = base.feature_map(_tensor(grid))
-    return np.asarray(maps.numpy(), np.float32)
+def learned(network: nn.Module) -> UpperNetwork:
+    """The network as it serves, from what was trained; the rest is the pinned trunk."""
+    return UpperNetwork(
+        {
+            name: np.ascontiguousarray(parameter.detach().numpy())
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad
+        }
+    )
 
 
 def steps_of(n: int, recipe: Recipe) -> int:

@@ -17,10 +17,23 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load
 
 from curbside.config import EncoderConfig
 from curbside.errors import ConfigError
-from curbside.indexes.lite0_graph import BLOCKS, DIMENSIONS, GRID, SIDE, SPLIT, Part, Weights
+from curbside.indexes.lite0_graph import (
+    BLOCKS,
+    DIMENSIONS,
+    FORMAT,
+    GRID,
+    SIDE,
+    SPLIT,
+    WEIGHTS_SHA256,
+    Part,
+    Weights,
+    kept,
+)
+from curbside.indexes.store import tensor_bytes
 from curbside.pixels import to_square
 from curbside.study import content_hash
 
@@ -32,6 +45,7 @@ __all__ = [
     "encoder_kinds",
     "load_encoder",
     "upper_part",
+    "upper_weights",
 ]
 
 
@@ -218,6 +232,26 @@ def upper_part(
     return Part(
         _lite0_weights, first=SPLIT + 1, last=last, pooled=pooled, cache=cache, threads=threads
     )
+
+
+def upper_weights(first: int, cache: Path | None = None) -> Weights:
+    """Published weights of block ``first``, of those above it and of the head, folded.
+
+    Kept in ``cache``, so that only the first process of a machine needs torch to have them.
+
+    Raises:
+        AgentUnavailable: the weights are missing or not the pinned ones.
+        StorageError: the cache cannot be written.
+    """
+    blocks = tuple(f"blocks.{i}." for i in range(first, len(BLOCKS)))
+
+    def build() -> bytes:
+        weights = _lite0_weights()
+        wanted = (k for k in weights if k.startswith((*blocks, "head.")))
+        return tensor_bytes({k: weights[k] for k in wanted})
+
+    name = content_hash("upper weights", WEIGHTS_SHA256, f"{FORMAT} {first}")[:32]
+    return load(kept(cache / f"lite0-{name}.safetensors", build) if cache else build())
 
 
 def _lite0_weights() -> Weights:

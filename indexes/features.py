@@ -152,7 +152,7 @@ class FeatureSource:
     def __init__(
         self, encoder: ImageEncoder, *, folder: Path | None = None, memory: int = 256
     ) -> None:
-        self.encoder = encoder
+        self.encoder, self.folder = encoder, folder
         self._memory = memory
         self._recent: OrderedDict[str, Row] = OrderedDict()
         self._unsaved: dict[str, Row] = {}

@@ -37,6 +37,7 @@ __all__ = [
     "Part",
     "build_graph",
     "grid_shape",
+    "kept",
     "part_fingerprint",
 ]
 
@@ -121,13 +122,16 @@ def grid_shape(block: int) -> tuple[int, int, int]:
     return b.channels_out, side, side
 
 
-def build_graph(weights: Weights, *, first: int, last: int, pooled: bool) -> bytes:
+def build_graph(
+    weights: Weights, *, first: int, last: int, pooled: bool, maps: bool = False
+) -> bytes:
     """The blocks ``first`` to ``last``, and the head if ``pooled``, as a serialised ONNX model.
 
     With ``first`` = 0 the input is ``image``, uint8 (n, 224, 224, 3), RGB, and scaling to
     [-1, 1] is part of the graph; otherwise it is ``grid_in``, float16, the output of block
     ``first - 1``.  Outputs: ``grid``, float16, of block :data:`SPLIT` when the graph runs
-    through to the head from below it, else of block ``last``; ``pooled``, float32 (n, 1280).
+    through to the head from below it, else of block ``last``; ``pooled``, float32 (n, 1280);
+    with ``maps`` also what is averaged to it, float32 (n, 1280, 7, 7).
 
     Built node by node rather than traced, so that no training-mode layer can slip in, the
     uneven padding stays inside the convolutions, and the same weights give the same bytes.
@@ -193,7 +197,11 @@ def build_graph(weights: Weights, *, first: int, last: int, pooled: bool) -> byt
             node("Cast", [x], "grid", to=T.FLOAT16)
             outputs.append(helper.make_tensor_value_info("grid", T.FLOAT16, ["n", *grid_shape(i)]))
     if pooled:
-        x = relu6(convolution(x, "head", (0, 0), 1, 1))
+        head = convolution(x, "head", (0, 0), 1, 1)
+        x = node("Clip", [head, zero, six], "maps" if maps else "head.relu6")
+        if maps:
+            places = ["n", DIMENSIONS, *grid_shape(len(BLOCKS) - 1)[1:]]
+            outputs.append(helper.make_tensor_value_info("maps", T.FLOAT, places))
         x = node("GlobalAveragePool", [x], "head.mean")
         node("Flatten", [x], "pooled", axis=1)
         outputs.append(helper.make_tensor_value_info("pooled", T.FLOAT, ["n", DIMENSIONS]))
@@ -206,12 +214,12 @@ def build_graph(weights: Weights, *, first: int, last: int, pooled: bool) -> byt
     return serialised
 
 
-def part_fingerprint(*, first: int, last: int, pooled: bool) -> str:
+def part_fingerprint(*, first: int, last: int, pooled: bool, maps: bool = False) -> str:
     """Identity of a part of the network: weights, input scaling, split and format.
 
     Not the version of the runtime: its results differ by rounding alone.
     """
-    what = {
+    what: dict[str, Any] = {
         "format": FORMAT,
         "weights": WEIGHTS_SHA256,
         "side": SIDE,
@@ -221,6 +229,8 @@ def part_fingerprint(*, first: int, last: int, pooled: bool) -> str:
         "part": [first, last, pooled],
         "pixels": 1,
     }
+    if maps:
+        what["maps"] = True
     return content_hash("efficientnet-lite0", json.dumps(what, sort_keys=True))
 
 
@@ -230,7 +240,9 @@ class Part:
     Args:
         first, last: blocks, 0 to 15; ``first`` = 0 takes images, otherwise grids.
         pooled: whether the head and the mean over positions follow block ``last`` (15).
-        weights: called for the folded weights, only if the graph is not in ``cache``.
+        maps: also offer what that mean is taken of.
+        weights: called for the folded weights, only if the graph is not in ``cache``; give
+            others than the published ones no cache.
         cache: folder for the graph, or None to keep it in memory.
         threads: CPU threads of one run.
 
@@ -245,32 +257,36 @@ class Part:
         first: int = 0,
         last: int = len(BLOCKS) - 1,
         pooled: bool = True,
+        maps: bool = False,
         cache: Path | None = None,
         threads: int = 2,
     ) -> None:
         if not 0 <= first <= last < len(BLOCKS) or (pooled and last != len(BLOCKS) - 1):
             raise ValueError(f"no part from block {first} to {last} with pooled={pooled}")
-        self.fingerprint = part_fingerprint(first=first, last=last, pooled=pooled)
+        self.fingerprint = part_fingerprint(first=first, last=last, pooled=pooled, maps=maps)
 
         def build() -> bytes:
-            return build_graph(weights(), first=first, last=last, pooled=pooled)
+            return build_graph(weights(), first=first, last=last, pooled=pooled, maps=maps)
 
-        graph = _cached(cache / f"lite0-{self.fingerprint[:32]}.onnx", build) if cache else build()
+        graph = kept(cache / f"lite0-{self.fingerprint[:32]}.onnx", build) if cache else build()
         self._session = _session(graph, threads)
         self._input = self._session.get_inputs()[0].name
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
-    def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def run(self, batch: NDArray[Any], *outputs: str) -> dict[str, NDArray[Any]]:
         """One forward pass; thread-safe.
 
         Args:
             batch: uint8 (n, 224, 224, 3), or float16 (n, c, h, w) for a part above block 0.
+            outputs: those that are wanted; default: all that it has.
 
         Returns:
-            ``grid`` float16 (n, c, h, w) and ``pooled`` float32 (n, 1280), those it has.
+            ``grid`` float16 (n, c, h, w), ``pooled`` float32 (n, 1280) and ``maps`` float32
+            (n, 1280, 7, 7).
         """
-        values = self._session.run(None, {self._input: np.ascontiguousarray(batch)})
-        return dict(zip(self.outputs, values, strict=True))
+        wanted = outputs or self.outputs
+        values = self._session.run(list(wanted), {self._input: np.ascontiguousarray(batch)})
+        return dict(zip(wanted, values, strict=True))
 
 
 def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -285,8 +301,12 @@ def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _cached(path: Path, build: Callable[[], bytes]) -> bytes:
-    """The graph at ``path`` if it is whole, else a new one, stored there."""
+def kept(path: Path, build: Callable[[], bytes]) -> bytes:
+    """What is at ``path`` if it is whole by its checksum, else built anew and stored there.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
     mark = path.with_suffix(".sha256")
     try:
         if mark.read_text(encoding="ascii").strip() == file_digest(path):
@@ -295,10 +315,10 @@ def _cached(path: Path, build: Callable[[], bytes]) -> bytes:
         pass  # not built yet on this machine, or only half: built below
     except (OSError, UnicodeDecodeError) as e:
         raise StorageError(
-            f"cannot read the encoder's graph {path}: {e}",
+            f"cannot read {path}: {e}",
             hint=f"make {path.parent} readable, or delete it and run the command again",
         ) from e
-    graph = build()
-    write_bytes(path, graph)
+    built = build()
+    write_bytes(path, built)
     write_bytes(mark, (file_digest(path) + "\n").encode("ascii"))
-    return graph
+    return built

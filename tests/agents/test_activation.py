@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from curbside.agents.activation import activation, overlay
 from curbside.agents.embedded import EmbeddedAgent
 from curbside.agents.fleet import Fleet
+from curbside.agents.heads import Heads
+from curbside.agents.network import UpperNetwork
 from curbside.agents.readers import SpecialistReader, read
 from curbside.agents.trunk import Inputs
-from curbside.agents.upper import features_of
 from curbside.readings import Explanation
 from curbside.study import Question
 
@@ -56,7 +56,7 @@ def test_places_sum_to_the_logit_of_a_pooled_head(fleet: Fleet, inputs: Inputs) 
     head = reader.own["discs_size"]
     for i in range(4):
         row = one(inputs, i)
-        logits = head.logits(features_of(reader.network, row.grid))[0]
+        logits = head.logits(reader.network.features(row.grid))[0]
         constant = head.bias - head.weight @ (head.mean / head.scale)
         placed = dict(zip(head.labels, logits - constant, strict=True))
         for option in DISCS.options:
@@ -112,13 +112,13 @@ def test_deleting_what_speaks_for_the_answer_costs_more_than_what_does_not(
 def test_a_model_of_random_weights_is_explained_otherwise(fleet: Fleet, inputs: Inputs) -> None:
     """Randomisation (Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018)."""
     reader = reader_of(fleet, "specialist-discs")
-    random = copy.deepcopy(reader)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in random.network.parameters():
-        shuffled = parameter.flatten()[torch.randperm(parameter.numel(), generator=generator)]
-        parameter.data.copy_(shuffled.reshape(parameter.shape))
-    head = random.own["discs_size"]
     rng = np.random.default_rng(0)
+    shuffled = {
+        k: rng.permutation(v.ravel()).reshape(v.shape) for k, v in reader.network.learned.items()
+    }
+    random = copy.copy(reader)
+    random.network, random.own = UpperNetwork(shuffled), Heads(reader.own)
+    head = random.own["discs_size"]
     random.own["discs_size"] = replace(
         head, weight=rng.permutation(head.weight.ravel()).reshape(head.weight.shape)
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load, save
 
 from curbside.agents.fleet import Fleet
 from curbside.agents.heads import Blend
+from curbside.agents.option_training import TrainedScorer
 from curbside.agents.readers import OptionScorer, Reader, option_text, read
 from curbside.agents.trunk import Inputs
 from curbside.study import Question
@@ -21,54 +24,84 @@ def unit(n: int, width: int = 384, seed: int = 0) -> np.ndarray:
     return v / np.linalg.norm(v, axis=1, keepdims=True)
 
 
+def drawn(n: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, width)).astype(np.float32)
+
+
+def trained(text: dict[str, np.ndarray], width: int = 6, **more: Any) -> TrainedScorer:
+    torch.manual_seed(0)
+    scorer = TrainedScorer(3 * drawn(20, width, seed=9) + 1, text, **more).eval()
+    with torch.no_grad():
+        for residual in scorer.residuals:
+            residual += torch.from_numpy(0.1 * drawn(*residual.shape, seed=8))
+    return scorer
+
+
+def test_what_serves_scores_as_what_was_trained() -> None:
+    text = {"t": unit(3), "other": unit(2, seed=3)}
+    scorer = trained(text, dropout=0.5)
+    served, features = scorer.served(), drawn(5, 6)
+    with torch.inference_mode():
+        image = scorer.image(torch.from_numpy(features))
+        np.testing.assert_allclose(served.image(features), image.numpy(), atol=1e-6)
+        for task in text:
+            known, named = scorer.known(image, task), scorer.by_name(image, task)
+            ours = served.image(features)
+            np.testing.assert_allclose(served.known(ours, task), known.numpy(), atol=1e-5)
+            np.testing.assert_allclose(served.by_name(ours, text[task]), named.numpy(), atol=1e-5)
+
+
 def test_scores_are_cosines_of_projected_features() -> None:
     text = {"t": unit(3)}
-    scorer = OptionScorer(6, text).eval()
-    features = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        image = scorer.image(features)
-        torch.testing.assert_close(image.norm(dim=1), torch.ones(5))
-        cosines = image.numpy() @ text["t"].T
-        np.testing.assert_allclose(scorer.known(image, "t").numpy(), 10 * cosines, atol=1e-5)
-        named = scorer.by_name(image, torch.from_numpy(unit(2, seed=1))).numpy()
-    np.testing.assert_allclose(named, 10 * image.numpy() @ unit(2, seed=1).T, atol=1e-5)
-    np.testing.assert_array_equal(scorer.text_of("t"), text["t"])
+    served = TrainedScorer(drawn(20, 6), text).served()
+    image = served.image(drawn(5, 6, seed=1))
+    np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(served.known(image, "t"), 10 * image @ text["t"].T, atol=1e-5)
 
 
 def test_features_are_standardised_first() -> None:
-    scorer = OptionScorer(4, {"t": unit(2)}).eval()
-    features = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        plain = scorer.image(features)
-        scorer.mean.fill_(5.0)
-        scorer.scale.fill_(2.0)
-        torch.testing.assert_close(scorer.image(features * 2 + 5), plain)
+    served = trained({"t": unit(2)}, 4).served()
+    moved = replace(served, mean=served.mean * 2 + 5, scale=served.scale * 2)
+    features = drawn(3, 4, seed=1)
+    np.testing.assert_allclose(moved.image(features * 2 + 5), served.image(features), atol=1e-6)
 
 
 def test_residuals_move_known_labels_alone() -> None:
-    scorer = OptionScorer(4, {"t": unit(2), "other": unit(2, seed=3)}).eval()
-    image = scorer.image(torch.ones(1, 4))
-    before = scorer.known(image, "t"), scorer.known(image, "other")
-    with torch.no_grad():
-        scorer.residual["t"] += 0.5
-    assert not torch.equal(scorer.known(image, "t"), before[0])
-    assert torch.equal(scorer.known(image, "other"), before[1])
-    assert torch.equal(scorer.by_name(image, torch.from_numpy(unit(2))), before[0]), (
-        "a name alone knows no residual"
-    )
+    text = {"t": unit(2), "other": unit(2, seed=3)}
+    served = TrainedScorer(drawn(20, 4), text).served()
+    moved = replace(served, residual={**served.residual, "t": served.residual["t"] + 0.5})
+    image = served.image(np.ones((1, 4), np.float32))
+    assert not np.array_equal(moved.known(image, "t"), served.known(image, "t"))
+    np.testing.assert_array_equal(moved.known(image, "other"), served.known(image, "other"))
+    np.testing.assert_array_equal(moved.by_name(image, unit(2)), served.known(image, "t"))
+
+
+def test_dropout_is_of_training_alone() -> None:
+    scorer = trained({"t": unit(2)}, dropout=0.5)
+    features = torch.from_numpy(drawn(5, 6))
+    assert torch.equal(scorer.image(features), scorer.image(features))
+    assert not torch.equal(scorer.train().image(features), scorer.image(features))
 
 
 @pytest.mark.parametrize("task", ["keys", "v1.0", "a b/c", "%", "ü", "type"])
 def test_any_task_name_has_its_residual(task: str) -> None:
-    scorer = OptionScorer(4, {task: unit(2), "plain": unit(3)})
-    assert scorer.known(scorer.image(torch.ones(1, 4)), task).shape == (1, 2)
-    names = scorer.state_dict().keys()
-    assert "residual.plain" in names
-    assert len([n for n in names if n.startswith("residual.")]) == 2
+    text = {task: unit(2), "plain": unit(3)}
+    served = trained(text, 4).served()
+    back = OptionScorer.from_arrays(load(save(served.arrays())), text)
+    image = back.image(np.ones((1, 4), np.float32))
+    assert back.known(image, task).shape == (1, 2)
+    for name in text:
+        np.testing.assert_array_equal(back.options_of(name), served.options_of(name))
+
+
+def test_a_scorer_that_lacks_a_task() -> None:
+    served = trained({"t": unit(2)}).served()
+    with pytest.raises(KeyError, match=r"residual\.more"):
+        OptionScorer.from_arrays(served.arrays(), {"t": unit(2), "more": unit(2)})
 
 
 def test_a_scorer_of_no_task() -> None:
-    assert OptionScorer(4, {}).project.out_features == 384
+    assert TrainedScorer(drawn(3, 4), {}).served().weight.shape == (384, 4)
 
 
 def test_names_are_put_as_words() -> None:

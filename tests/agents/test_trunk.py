@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from curbside.agents.cost import metered
+from curbside.agents.network import UpperNetwork
 from curbside.agents.trunk import Inputs, Trunk
-from curbside.agents.upper import CHUNK, Recipe, features_of, fine_tune, steps_of, upper_blocks
+from curbside.agents.upper import Recipe, fine_tune, steps_of, upper_blocks
 from curbside.study import Study
 
 
@@ -72,31 +73,15 @@ def test_few_are_kept_and_none_is_computed_twice(world: Any, monkeypatch: Any) -
 
 
 def test_a_row_is_the_same_in_any_batch(world: Any) -> None:
-    inputs, _ = Trunk(world.source).of(world.cases.studies()[: 2 * CHUNK + 3])
-    network = upper_blocks()
-    whole = features_of(network, inputs.grid)
-    alone = [features_of(network, inputs.grid[i : i + 1]) for i in range(len(inputs))]
-    np.testing.assert_array_equal(whole, np.concatenate(alone))
-    # and without an adapter it is what the encoder says, but for half-precision grids
+    inputs, _ = Trunk(world.source).of(world.cases.studies()[:19])
+    network = UpperNetwork({})
+    whole = network.features(inputs.grid)
+    for size in range(1, 9):
+        parts = [network.features(inputs.grid[i : i + size]) for i in range(0, 19, size)]
+        np.testing.assert_array_equal(whole, np.concatenate(parts))
+    assert network.features(inputs.grid[:0]).shape == (0, 1280)
+    # and as published it is what the encoder says, but for half-precision grids
     np.testing.assert_allclose(whole, inputs.pooled, atol=0.05)
-
-
-def test_the_network_sees_always_as_many_rows() -> None:
-    """Kernels may round differently by the size of a batch, so there is but one size."""
-    import torch
-
-    seen: list[int] = []
-
-    class Seeing(torch.nn.Module):
-        def forward(self, grid: torch.Tensor) -> torch.Tensor:
-            seen.append(len(grid))
-            return grid.mean((2, 3)).repeat(1, 7)[:, :1280]
-
-    grid = np.random.default_rng(0).normal(size=(CHUNK + 3, 192, 7, 7)).astype(np.float16)
-    out = features_of(Seeing(), grid)
-    assert seen == [CHUNK, CHUNK]
-    np.testing.assert_allclose(out[:, :192], grid.astype(np.float32).mean((2, 3)), atol=1e-6)
-    assert features_of(Seeing(), grid[:0]).shape == (0, 1280)
 
 
 def test_any_number_of_steps_can_be_trained() -> None:

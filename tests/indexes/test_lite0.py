@@ -181,7 +181,7 @@ def test_a_cache_that_cannot_be_read_is_a_storage_error(tmp_path: Path, weights:
     (mark,) = tmp_path.glob("*.sha256")
     mark.unlink()
     mark.mkdir()
-    with pytest.raises(StorageError, match="cannot read the encoder's graph"):
+    with pytest.raises(StorageError, match=r"cannot read .*lite0-.*\.onnx"):
         Part(lambda: weights, first=15, cache=tmp_path)
 
 
