@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["BuildCost", "Meter", "metered"]
+__all__ = ["BuildCost", "Meter", "high_water_mib", "metered"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ def metered() -> Iterator[Meter]:
     started = time.perf_counter()
     yield meter
     meter.seconds = time.perf_counter() - started
-    meter.peak_mib = _high_water_mib()
+    meter.peak_mib = high_water_mib()
 
 
-def _high_water_mib() -> float:
+def high_water_mib() -> float:
+    """Greatest resident memory of this process; on Linux since it was last told to forget."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 1024

@@ -26,7 +26,7 @@ from curbside.errors import AgentUnavailable
 from curbside.storage import tree_digest
 from curbside.study import content_hash
 
-__all__ = ["TransformersEngine", "open_transformers_agent"]
+__all__ = ["TransformersEngine", "chat_text", "letter_token", "open_transformers_agent"]
 
 
 class TransformersEngine:
@@ -93,14 +93,7 @@ class TransformersEngine:
 
     def _inputs(self, processor: Any, ask: Ask) -> Any:
         pictures = [Image.open(io.BytesIO(raw)).convert("RGB") for raw in ask.images]
-        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": ask.text}]
-        text = processor.apply_chat_template(
-            [
-                {"role": "system", "content": [{"type": "text", "text": ask.system}]},
-                {"role": "user", "content": content},
-            ],
-            add_generation_prompt=True,
-        )
+        text = chat_text(processor, ask.system, ask.text, len(pictures))
         inputs = processor(images=pictures, text=text, return_tensors="pt")
         return {
             k: v.to(self.device, getattr(torch, self.dtype))
@@ -150,6 +143,16 @@ class TransformersEngine:
             seconds=time.perf_counter() - started,
             server=_server(),
         )
+
+
+def chat_text(processor: Any, system: str, text: str, images: int) -> str:
+    """A prompt in the model's own chat template, up to where its answer begins."""
+    content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
+    turns = [
+        {"role": "system", "content": [{"type": "text", "text": system}]},
+        {"role": "user", "content": content},
+    ]
+    return str(processor.apply_chat_template(turns, add_generation_prompt=True))
 
 
 def letter_token(tokenizer: Any, letter: str) -> int | None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from curbside.agents.fleet import Fleet
     from curbside.agents.fleet_spec import FleetSpec
 
-__all__ = ["register"]
+__all__ = ["fleet_file", "register"]
 
 _Fleet = Annotated[
     str,
@@ -53,7 +53,7 @@ def show(fleet: _Fleet = "") -> None:
     """Print a fleet file with all defaults filled in."""
     import yaml
 
-    spec, _ = _spec(fleet)
+    spec, _ = fleet_file(fleet)
     typer.echo(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False).rstrip())
 
 
@@ -66,7 +66,7 @@ def check(fleet: _Fleet = "") -> None:
     from curbside.agents.serving import serve_commands
     from curbside.study import Question
 
-    spec, path = _spec(fleet)
+    spec, path = fleet_file(fleet)
     this = f"curbside fleet serve --fleet {fleet or path} --start --only"
     commands = {c.endpoint: f"{this} {c.endpoint}" for c in serve_commands(spec, path.parent)}
     endpoint_of = {n: getattr(a, "endpoint", "") for n, a in spec.agents.items()}
@@ -96,7 +96,7 @@ def serve(
     from curbside.errors import UserError
     from curbside.home import home
 
-    spec, path = _spec(fleet)
+    spec, path = fleet_file(fleet)
     commands = [c for c in serve_commands(spec, path.parent) if only in ("", c.endpoint)]
     if not commands:
         valid = ", ".join(n for n, e in spec.endpoints.items() if e.serve) or "none"
@@ -123,7 +123,7 @@ def card(
     from curbside.home import config_path, home
     from curbside.router.workspace import Workspace
 
-    spec, path = _spec(fleet)
+    spec, path = fleet_file(fleet)
     opened = _open(spec, path)
     agents = {**opened.agents, **opened.people}
     if name not in agents:
@@ -157,7 +157,7 @@ def _open(spec: FleetSpec, path: Path) -> Fleet:
     return open_fleet(spec, stored=workspace.trained, folder=path.parent)
 
 
-def _spec(fleet: str) -> tuple[FleetSpec, Path]:
+def fleet_file(fleet: str) -> tuple[FleetSpec, Path]:
     """The fleet file that is meant, and where it is."""
     from curbside.agents.fleet_spec import fleet_path, load_fleet_spec
     from curbside.config import Config, load_config

@@ -6,7 +6,6 @@ Run by ``make test-vllm``, which makes ``.venv-vllm`` first; no part of ``make t
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -20,11 +19,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests_finetuning_world import rows, write
 from tests_router_world import TASKS, make_world, picture
 from tiny_models import save_adapter, save_idefics3, save_llava
 
 from curbside.agents.conformance import CHECKS, Subject
 from curbside.agents.endpoint_agent import open_endpoint_agent
+from curbside.agents.finetuning.export import for_vllm
+from curbside.agents.finetuning.material import material_of
+from curbside.agents.finetuning.recipe import Recipe
+from curbside.agents.finetuning.vlm import VlmBase, finetune_vlm
 from curbside.agents.fleet_spec import (
     CardSpec,
     Decoding,
@@ -36,8 +40,11 @@ from curbside.agents.fleet_spec import (
 )
 from curbside.agents.injections import picture as drawn
 from curbside.agents.injections import study_of
+from curbside.agents.prompting import load_prompt
+from curbside.agents.report_draft import load_report
 from curbside.agents.transformers_agent import open_transformers_agent
 from curbside.agents.vision import VisionAgent
+from curbside.cases import read_cases
 from curbside.readings import Reading, Status
 from curbside.study import Question, QuestionKind, Study
 
@@ -65,18 +72,16 @@ class Served:
     base: str
 
 
-def for_vllm(base: Path, folder: Path) -> Path:
-    """The checkpoint with the names of a LLaVA's vision weights that vLLM looks for."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(base, folder)
-    old, new = "vision_tower.", "vision_tower.vision_model."
-    tensors = {
-        k if new in k else k.replace(old, new): v
-        for k, v in load_file(base / "model.safetensors").items()
-    }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+def tuned(base: Path, name: str, folder: Path) -> Path:
+    """An adapter as ``curbside finetune`` makes it: closed, open and report questions."""
+    manifest = write(folder / "cases", rows(24))
+    report = load_report("chest-1")
+    material = material_of(read_cases(manifest), held_out=0.0, report=report)
+    source = VlmBase(name, name, base, load_prompt("plain-1"), LIMITS)
+    recipe = Recipe(epochs=2, rate=3e-2, held_out=0.0)
+    card, _ = finetune_vlm(source, material, recipe, folder / "tuned")
+    assert card.vllm == ""
+    return folder / "tuned"
 
 
 @contextmanager
@@ -94,7 +99,7 @@ def serving(model: Path, name: str, adapters: dict[str, Path], log: Path) -> Ite
         "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ]  # fmt: skip
     if adapters:
-        command += ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--lora-modules"]
+        command += ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "3", "--lora-modules"]
         command += [f"{n}={p}" for n, p in adapters.items()]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {
         "PYTHONPATH": str(HERE / "site"),
@@ -139,6 +144,7 @@ def served(
     base = {"llava": save_llava, "idefics3": save_idefics3}[name](folder / name)
     model = for_vllm(base, folder / "vllm") if name == "llava" else base
     adapters = {n: save_adapter(base, folder / n, seed=i) for i, n in enumerate(("a", "b"), 1)}
+    adapters["tuned"] = tuned(base, name, folder)
     with serving(model, name, adapters, folder / "vllm.log") as url:
         yield Served(url, folder, name)
 
@@ -190,7 +196,7 @@ def probabilities(agent: VisionAgent, studies: list[Study]) -> np.ndarray:
 def test_answers_equal_those_of_transformers_in_process(served: Served) -> None:
     studies = [study_of(drawn(i), question=ASKED, id=str(i)) for i in range(8)]
     seen = {}
-    for adapter in ("", "a", "b"):
+    for adapter in ("", "a", "b", "tuned"):
         there = probabilities(remote(served, adapter), studies)
         here = probabilities(local(served, adapter), studies)
         most = float(np.abs(there - here).max())
@@ -203,6 +209,7 @@ def test_answers_equal_those_of_transformers_in_process(served: Served) -> None:
         seen[adapter] = there
     assert np.abs(seen["a"] - seen[""]).max() > 1e-3
     assert np.abs(seen["a"] - seen["b"]).max() > 1e-3
+    assert np.abs(seen["tuned"] - seen[""]).max() > 1e-3
 
 
 def test_a_batch_of_fifty_studies_is_routed_through_the_real_server(
