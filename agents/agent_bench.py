@@ -1,17 +1,23 @@
 """What an agent call costs above the bare HTTP call: same server, same bytes, same run.
 
-The server answers after 20 ms and does nothing else.  Bare is httpx2's own client posting
-the very body that the agent would; the agent is a closed question asked in one order,
-image already encoded.  Rounds alternate, so that a busy machine hits both alike.
+The server runs in a process of its own, answers after 20 ms and does nothing else.  Bare is
+httpx2's own client posting the very body that the agent would, made before, and reading the
+JSON that comes back; the agent is a closed question asked in one order, image already
+encoded.  Both run in one event loop of one thread.  Rounds alternate and are compared in
+pairs, so that a busy machine hits both alike; processor time per call is told beside the
+rates, since that is what a rate is made of once one thread has no more to give.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import httpx2
@@ -26,28 +32,42 @@ from curbside.agents.pictures import png
 from curbside.agents.vision import Ask, Said
 from curbside.errors import InternalError
 
-__all__ = ["AgentBench", "bench_agent"]
+__all__ = ["AgentBench", "Crowd", "bench_agent"]
 
 SERVER_SECONDS = 0.020
 
 
 @dataclass(frozen=True)
-class AgentBench:
-    """Medians over rounds.
+class Crowd:
+    """One round with many calls at once.
 
     Args:
-        bare_ms, agent_ms: median of one call after the other.
-        bare_rate, agent_rate: calls a second with ``concurrency`` at once.
+        rate: calls a second.
+        cpu_us: processor time of this process, a call.
+        server_busy: processor time of the server's process as a share of the round.
+    """
+
+    rate: float
+    cpu_us: float
+    server_busy: float
+
+
+@dataclass(frozen=True)
+class AgentBench:
+    """Both sides of every round.
+
+    Args:
+        bare_ms, agent_ms: medians of one call after the other.
+        bare, agent: rounds with ``concurrency`` calls at once, in the order taken.
     """
 
     concurrency: int
     calls: int
-    rounds: int
     body_bytes: int
     bare_ms: float
     agent_ms: float
-    bare_rate: float
-    agent_rate: float
+    bare: tuple[Crowd, ...]
+    agent: tuple[Crowd, ...]
 
     @property
     def overhead_ms(self) -> float:
@@ -56,33 +76,48 @@ class AgentBench:
 
     @property
     def throughput_lost(self) -> float:
-        """Share of the bare throughput that is lost, may be below 0."""
-        return 1 - self.agent_rate / self.bare_rate
+        """Share of the bare throughput that is lost, the median over rounds; may be below 0."""
+        pairs = zip(self.bare, self.agent, strict=True)
+        return float(np.median([1 - a.rate / b.rate for b, a in pairs]))
+
+    @property
+    def cpu_more(self) -> float:
+        """Processor time that a call costs more, as a share; the median over rounds."""
+        pairs = zip(self.bare, self.agent, strict=True)
+        return float(np.median([a.cpu_us / b.cpu_us - 1 for b, a in pairs]))
+
+    def median(self, side: str, what: str) -> float:
+        """Over the rounds of ``bare`` or ``agent``: ``rate``, ``cpu_us`` or ``server_busy``."""
+        return float(np.median([getattr(c, what) for c in getattr(self, side)]))
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain types."""
-        derived = {"overhead_ms": self.overhead_ms, "throughput_lost": self.throughput_lost}
-        return asdict(self) | derived
+        return asdict(self) | {
+            "overhead_ms": self.overhead_ms,
+            "throughput_lost": self.throughput_lost,
+            "cpu_more": self.cpu_more,
+        }
 
 
 def bench_agent(
-    *, calls: int = 200, rounds: int = 5, concurrency: int = 64, side: int = 224
+    *, calls: int = 640, rounds: int = 5, concurrency: int = 64, side: int = 224
 ) -> AgentBench:
-    """Measure; starts a fake server on the loopback."""
-
-    def after_a_while(body: Body) -> Behaviour:
-        told = first_letter(body)
-        return Behaviour(body=told.body, delay=SERVER_SECONDS)
-
+    """Measure; starts a fake server on the loopback, in a process of its own."""
     patience = Patience(concurrency=concurrency)
-    with FakeServer(after_a_while) as server:
-        endpoint = Endpoint("bench", EndpointSpec(url=server.url, patience=patience))
+    with _server() as (url, server_cpu):
+        endpoint = Endpoint("bench", EndpointSpec(url=url, patience=patience))
         engine = EndpointEngine(endpoint, "fake", Decoding(orders=1, constrain="choice"))
         image = png(picture(0, side=side), Limits())
         ask = Ask("Read.", "Which is it?", (image,), letters=("A", "B", "C"))
         raw = json.dumps(engine.body(ask)).encode()
 
-        async def measure() -> tuple[list[float], list[float], list[float], list[float]]:
+        async def crowd(call: Callable[[], Awaitable[None]]) -> Crowd:
+            there, here = server_cpu(), time.process_time()
+            seconds = await _crowd(call, calls, concurrency)
+            here = time.process_time() - here
+            return Crowd(calls / seconds, 1e6 * here / calls, (server_cpu() - there) / seconds)
+
+        async def measure() -> tuple[list[list[float]], list[list[Crowd]]]:
             async with httpx2.AsyncClient(
                 trust_env=False,
                 timeout=None,
@@ -93,7 +128,7 @@ def bench_agent(
 
                 async def bare() -> None:
                     answer = await client.post(
-                        f"{server.url}/chat/completions",
+                        f"{url}/chat/completions",
                         content=raw,
                         headers={"Content-Type": "application/json"},
                     )
@@ -104,29 +139,63 @@ def bench_agent(
                     if not isinstance(said, Said):
                         raise InternalError(f"the fake server gave {said.message}")
 
-                singles: tuple[list[float], list[float]] = ([], [])
-                rates: tuple[list[float], list[float]] = ([], [])
-                await _crowd(bare, concurrency, concurrency)
-                await _crowd(through, concurrency, concurrency)
-                for _ in range(rounds):
-                    for i, call in enumerate((bare, through)):
-                        singles[i].extend(await _one_by_one(call, max(calls // 10, 5)))
-                        rates[i].append(await _crowd(call, calls, concurrency))
-                    server.requests.clear()
-                return (*singles, *rates)
+                both = (bare, through)
+                singles: list[list[float]] = [[], []]
+                crowds: list[list[Crowd]] = [[], []]
+                for call in both:
+                    await _crowd(call, 2 * concurrency, concurrency)
+                for n in range(rounds):
+                    # the side that goes first changes, in case the first is favoured
+                    for i in (0, 1) if n % 2 == 0 else (1, 0):
+                        singles[i] += await _one_by_one(both[i], max(calls // 10, 5))
+                        crowds[i].append(await crowd(both[i]))
+                return singles, crowds
 
-        bare_s, agent_s, bare_rate, agent_rate = together([measure()])[0]
+        singles, crowds = together([measure()])[0]
         together([endpoint.close()])
     return AgentBench(
         concurrency=concurrency,
         calls=calls,
-        rounds=rounds,
         body_bytes=len(raw),
-        bare_ms=1000 * float(np.median(bare_s)),
-        agent_ms=1000 * float(np.median(agent_s)),
-        bare_rate=float(np.median(bare_rate)),
-        agent_rate=float(np.median(agent_rate)),
+        bare_ms=1000 * float(np.median(singles[0])),
+        agent_ms=1000 * float(np.median(singles[1])),
+        bare=tuple(crowds[0]),
+        agent=tuple(crowds[1]),
     )
+
+
+@contextmanager
+def _server() -> Iterator[tuple[str, Callable[[], float]]]:
+    """Address of a fake server in another process, and what asks for its processor seconds."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+
+    def cpu() -> float:
+        ours.send("cpu")
+        return float(ours.recv())
+
+    try:
+        yield str(ours.recv()), cpu
+    finally:
+        ours.close()
+        process.join(30)
+
+
+def _serve(pipe: Connection) -> None:
+    def after_a_while(body: Body) -> Behaviour:
+        return Behaviour(body=first_letter(body).body, delay=SERVER_SECONDS)
+
+    with FakeServer(after_a_while) as server:
+        pipe.send(server.url)
+        try:
+            while pipe.recv():
+                server.requests.clear()
+                pipe.send(time.process_time())
+        except EOFError:
+            return
 
 
 async def _one_by_one(call: Callable[[], Awaitable[None]], n: int) -> list[float]:
@@ -139,6 +208,7 @@ async def _one_by_one(call: Callable[[], Awaitable[None]], n: int) -> list[float
 
 
 async def _crowd(call: Callable[[], Awaitable[None]], n: int, concurrency: int) -> float:
+    """Seconds that ``n`` calls take with so many at once."""
     left = iter(range(n))
 
     async def worker() -> None:
@@ -147,4 +217,4 @@ async def _crowd(call: Callable[[], Awaitable[None]], n: int, concurrency: int) 
 
     started = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(concurrency)))
-    return n / (time.perf_counter() - started)
+    return time.perf_counter() - started

@@ -1,27 +1,28 @@
 """One OpenAI-compatible server: calls with deadlines, retries, a breaker and a bounded crowd.
 
 Everything runs in one event loop in a thread of its own, so that a deadline can end a call
-whatever the server does (a byte a second defeats any timeout of a single read).  httpx2
-sends; retries and limits are decided here, so no client with its own lies between.  Knows no
-study and no prompt: JSON goes out, a JSON object or a :class:`CallFailed` comes back, and
-neither a message nor a log holds what was sent or received.
+whatever the server does (a byte a second defeats any timeout of a single read).  httpx2's
+transport sends; retries and limits are decided here, so no client with its own lies between.
+Knows no study and no prompt: JSON goes out, a JSON object or a :class:`CallFailed` comes back,
+and neither a message nor a log holds what was sent or received.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable
+from concurrent.futures import Future
 from functools import cache
 from typing import Any, Literal, TypeVar
 
 import httpx2
+import orjson
 import stamina
 
 from curbside.agents.breaker import AdaptiveLimit, Breaker
@@ -70,20 +71,19 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines side by side in the endpoints' loop; results in order.
+def together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines side by side in the endpoints' loop, each from when it is given; results
+    in order.
 
-    Interrupting the caller cancels them all.
+    Interrupting the caller, or an exception of one of them, cancels them all.
     """
-
-    async def gathered() -> list[T]:
-        return await asyncio.gather(*calls)
-
-    future = asyncio.run_coroutine_threadsafe(gathered(), _loop())
+    futures: list[Future[T]] = []
     try:
-        return future.result()
+        futures.extend(asyncio.run_coroutine_threadsafe(call, _loop()) for call in calls)
+        return [f.result() for f in futures]
     except BaseException:
-        future.cancel()
+        for future in futures:
+            future.cancel()
         raise
 
 
@@ -99,7 +99,8 @@ class Endpoint:
         patience = spec.patience
         self.breaker = Breaker(patience.open_after, patience.probe_seconds)
         self.limit = AdaptiveLimit(patience.concurrency)
-        self._client: httpx2.AsyncClient | None = None
+        self._transport: httpx2.AsyncHTTPTransport | None = None
+        self._urls: dict[str, httpx2.URL] = {}
         self._base = spec.url.rstrip("/")
         self._server: str | None = None
         self._asking = asyncio.Lock()
@@ -109,7 +110,13 @@ class Endpoint:
                 f"endpoint {name}: the environment variable {spec.key_variable} is not set",
                 hint=f"export {spec.key_variable}=…, then: curbside fleet check",
             )
-        self._key = key
+        self._headers = httpx2.Headers(
+            {
+                "Authorization": f"Bearer {key}",
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+            }
+        )
 
     # -- in the loop -----------------------------------------------------------------------
 
@@ -195,26 +202,49 @@ class Endpoint:
             raise CallFailed("timeout", message, overloaded=True) from None
 
     async def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        raw = json.dumps(body).encode()
         try:
-            response = await self._http().post(self._base + path, content=raw)
+            status, headers, raw = await self._exchange("POST", self._base + path, body)
         except httpx2.ConnectError as e:
             message = f"the server cannot be reached ({type(e).__name__})"
             raise CallFailed("unavailable", message, retry=True) from None
         except httpx2.HTTPError as e:
             message = f"the connection broke off ({type(e).__name__})"
             raise CallFailed("unavailable", message) from None
-        if response.status_code != 200:
-            raise _refused(response.status_code, response.headers.get("retry-after"))
-        if len(response.content) > MAX_ANSWER:
-            raise CallFailed("invalid_answer", f"the answer has over {MAX_ANSWER:,} bytes")
+        if status != 200:
+            raise _refused(status, headers.get("retry-after"))
         try:
-            found = json.loads(response.content)
+            found = orjson.loads(raw)
         except ValueError:
             raise CallFailed("invalid_answer", "the answer is not JSON") from None
         if not isinstance(found, dict):
             raise CallFailed("invalid_answer", "the answer is no JSON object")
         return found
+
+    async def _exchange(
+        self, method: str, address: str, body: dict[str, Any] | None = None
+    ) -> tuple[int, httpx2.Headers, bytes]:
+        """Status, headers and bytes of one request.
+
+        The transport alone: a client would look at cookies, redirects, proxies and hooks of
+        which an endpoint has none, at a fifth of a call's processor time.
+        """
+        url = self._urls.get(address)
+        if url is None:
+            url = self._urls[address] = httpx2.URL(address)
+        content = None if body is None else orjson.dumps(body)
+        request = httpx2.Request(method, url, headers=self._headers, content=content)
+        response = await self._connections().handle_async_request(request)
+        try:
+            parts, size = [], 0
+            async for part in response.aiter_bytes():
+                size += len(part)
+                if size > MAX_ANSWER:
+                    message = f"the answer has over {MAX_ANSWER:,} bytes"
+                    raise CallFailed("invalid_answer", message)
+                parts.append(part)
+        finally:
+            await response.aclose()
+        return response.status_code, response.headers, b"".join(parts)
 
     async def server(self) -> str:
         """``vllm 0.32.0`` where the server tells, else ``unknown``; asked once."""
@@ -229,8 +259,8 @@ class Endpoint:
         root = self._base.removesuffix("/v1")
         try:
             async with asyncio.timeout(min(5.0, self.spec.patience.attempt_seconds)):
-                said = await self._http().get(f"{root}/version")
-            version = said.json()["version"] if said.status_code == 200 else ""
+                status, _, raw = await self._exchange("GET", f"{root}/version")
+            version = orjson.loads(raw)["version"] if status == 200 else ""
         except (KeyError, TypeError, ValueError):
             return ""
         except Exception:  # whatever happens to the connection, the reading is there already
@@ -245,47 +275,41 @@ class Endpoint:
         """
         try:
             async with asyncio.timeout(self.spec.patience.attempt_seconds):
-                said = await self._http().get(f"{self._base}/models")
+                status, _, raw = await self._exchange("GET", f"{self._base}/models")
         except TimeoutError:
             raise CallFailed("timeout", "no list of models in time") from None
         except httpx2.HTTPError as e:
             raise CallFailed(
                 "unavailable", f"the server cannot be reached ({type(e).__name__})"
             ) from None
-        if said.status_code != 200:
-            raise _refused(said.status_code, None)
+        if status != 200:
+            raise _refused(status, None)
         try:
-            return [str(m["id"]) for m in said.json()["data"]]
+            return [str(m["id"]) for m in orjson.loads(raw)["data"]]
         except (ValueError, KeyError, TypeError):
             raise CallFailed("invalid_answer", "the list of models is none") from None
 
     async def close(self) -> None:
         """Close the connections; the next call opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.aclose()
 
-    def _http(self) -> httpx2.AsyncClient:
-        if self._client is None:
+    def _connections(self) -> httpx2.AsyncHTTPTransport:
+        if self._transport is None:
             crowd = self.spec.patience.concurrency
-            self._client = httpx2.AsyncClient(
-                # images go to the address that is written down: no proxy, no redirect
+            self._transport = httpx2.AsyncHTTPTransport(
+                # images go to the address that is written down: no proxy of the environment
                 trust_env=False,
-                follow_redirects=False,
-                timeout=None,
                 limits=httpx2.Limits(max_connections=crowd, max_keepalive_connections=crowd),
-                headers={
-                    "Authorization": f"Bearer {self._key}",
-                    "Content-Type": "application/json",
-                },
             )
             # an endpoint that nobody holds any more gives its connections back
-            weakref.finalize(self, _close_later, self._client).atexit = False
-        return self._client
+            weakref.finalize(self, _close_later, self._transport).atexit = False
+        return self._transport
 
 
-def _close_later(client: httpx2.AsyncClient) -> None:
-    asyncio.run_coroutine_threadsafe(client.aclose(), _loop())
+def _close_later(transport: httpx2.AsyncHTTPTransport) -> None:
+    asyncio.run_coroutine_threadsafe(transport.aclose(), _loop())
 
 
 def _refused(status: int, retry_after: str | None) -> CallFailed:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ class EndpointEngine:
     def __init__(self, endpoint: Endpoint, model: str, decoding: Decoding) -> None:
         self.endpoint, self.model, self.decoding = endpoint, model, decoding
 
-    def say(self, asks: Sequence[Ask]) -> list[Said | Unsaid]:
+    def say(self, asks: Iterable[Ask]) -> list[Said | Unsaid]:
         """All asks at once, as many side by side as the endpoint bears."""
-        return together([self.say_one(a) for a in asks])
+        return together(self.say_one(a) for a in asks)
 
     async def say_one(self, ask: Ask) -> Said | Unsaid:
         """One ask; never raises."""
@@ -101,6 +101,7 @@ def read_answer(ask: Ask, found: Mapping[str, Any], seconds: float, server: str)
         if not ask.letters:
             return Said(
                 text=content,
+                whole=choice.get("finish_reason") != "length",
                 confidence=_mean_probability(logprobs),
                 tokens=tokens,
                 seconds=seconds,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -43,14 +43,17 @@ class TransformersEngine:
         self._loaded: tuple[Any, Any] | None = None
         self._lock = Lock()
 
-    def say(self, asks: Sequence[Ask]) -> list[Said | Unsaid]:
+    def say(self, asks: Iterable[Ask]) -> list[Said | Unsaid]:
         """One after the other: a batch would pad, and padding changes the last digits."""
         with self._lock:
-            try:
-                model, processor = self._load()
-            except AgentUnavailable as e:
-                return [Unsaid("unavailable", e.message) for _ in asks]
-            return [self._say(model, processor, a) for a in asks]
+            return [self._say_one(a) for a in asks]
+
+    def _say_one(self, ask: Ask) -> Said | Unsaid:
+        try:
+            model, processor = self._load()
+        except AgentUnavailable as e:
+            return Unsaid("unavailable", e.message)
+        return self._say(model, processor, ask)
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:

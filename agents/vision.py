@@ -9,15 +9,16 @@ answers are JSON held to a schema.  No text of a model is ever more than an answ
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from curbside.agents.contract import AgentCard, AnyResponse
 from curbside.agents.fleet_spec import Decoding, Limits, VisionSpec
@@ -56,6 +57,7 @@ class Said:
     Args:
         probabilities: over the letters, sum 1; empty for open answers.
         text: the JSON of an open answer.
+        whole: False where it ends because the tokens did.
         confidence: of an open answer, the geometric mean of its tokens' probabilities; NaN
             where the server gives none.
         server: name and version of what answered.
@@ -63,6 +65,7 @@ class Said:
 
     probabilities: tuple[float, ...] = ()
     text: str = ""
+    whole: bool = True
     confidence: float = float("nan")
     tokens: int = 0
     seconds: float = 0.0
@@ -78,9 +81,12 @@ class Unsaid:
 
 
 class Engine(Protocol):
-    """Answers prompts; one result each, in order; never raises for a bad one."""
+    """Answers prompts; one result each, in order; never raises for a bad one.
 
-    def say(self, asks: Sequence[Ask]) -> list[Said | Unsaid]: ...
+    Takes each ask as it comes: it may cost the caller time to make.
+    """
+
+    def say(self, asks: Iterable[Ask]) -> list[Said | Unsaid]: ...
 
 
 class FakeEngine:
@@ -90,10 +96,11 @@ class FakeEngine:
         self._answer = answer
         self.asked: list[Ask] = []
 
-    def say(self, asks: Sequence[Ask]) -> list[Said | Unsaid]:
+    def say(self, asks: Iterable[Ask]) -> list[Said | Unsaid]:
         """See :class:`Engine`."""
-        self.asked += asks
-        return [self._answer(a) for a in asks]
+        asked = list(asks)
+        self.asked += asked
+        return [self._answer(a) for a in asked]
 
 
 class _OpenAnswer(BaseModel):
@@ -177,9 +184,16 @@ class VisionAgent:
         return out
 
     def _block(self, studies: Sequence[Study]) -> list[AnyResponse]:
-        planned = [self._plan(s) for s in studies]
-        asks = [a for p in planned if isinstance(p, _Task) for a in p.asks]
-        said = iter(self.engine.say(asks) if asks else [])
+        planned: list[_Task | AnyResponse] = []
+
+        def asks() -> Iterator[Ask]:
+            # images of one study are encoded while the server reads those of another
+            for study in studies:
+                planned.append(plan := self._plan(study))
+                if isinstance(plan, _Task):
+                    yield from plan.asks
+
+        said = iter(self.engine.say(asks()))
         return [
             p.finish([next(said) for _ in p.asks]) if isinstance(p, _Task) else p for p in planned
         ]
@@ -275,9 +289,13 @@ class VisionAgent:
             if isinstance(s, Unsaid):
                 return self._fail(s)
             try:
-                found = _OpenAnswer.model_validate_json(s.text)
-            except ValidationError:
+                # vLLM's grammar of a string of bounded length lets control characters through,
+                # which JSON forbids; clean() takes them out
+                found = _OpenAnswer.model_validate(json.loads(s.text, strict=False))
+            except ValueError:  # also pydantic's
                 why = "the answer does not hold to its schema"
+                if not s.whole:
+                    why = "max_tokens were used up before the answer was whole by its schema"
                 return self._fail(Unsaid("invalid_answer", why))
             text = clean(found.answer, self.limits.text)
             if not text:

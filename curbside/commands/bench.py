@@ -166,11 +166,18 @@ def bench_agent(
         typer.echo(json.dumps(result.to_json()))
         return
     typer.echo(
-        f"closed question, {result.body_bytes:,} bytes a call, median of {result.rounds} rounds"
+        f"closed question, {result.body_bytes:,} bytes a call, {rounds} rounds of {calls} calls, "
+        "medians; the server is a process of its own"
     )
     typer.echo(f"  one at a time   bare {result.bare_ms:7.2f} ms   agent {result.agent_ms:7.2f} ms")
     typer.echo(f"  above bare      {result.overhead_ms:7.2f} ms")
+    for side in ("bare", "agent"):
+        rate, cpu, busy = (result.median(side, w) for w in ("rate", "cpu_us", "server_busy"))
+        typer.echo(
+            f"  {result.concurrency} at once, {side:<5} {rate:9.1f} /s   {cpu:5.0f} us of processor"
+            f" time a call ({rate * cpu / 1e4:.0f} % of a core; the server's process {busy:.0%})"
+        )
     typer.echo(
-        f"  {result.concurrency} at once      bare {result.bare_rate:7.1f} /s   "
-        f"agent {result.agent_rate:7.1f} /s   lost {100 * result.throughput_lost:.1f} %"
+        f"  throughput lost {100 * result.throughput_lost:7.1f} %    "
+        f"processor time more {100 * result.cpu_more:.1f} %"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from curbside.agents.breaker import AdaptiveLimit, Breaker
 from curbside.agents.endpoint import CallFailed, Endpoint, together
 from curbside.agents.fake_server import Behaviour, FakeServer, completion
 from curbside.agents.fleet_spec import EndpointSpec, Patience
+from curbside.errors import InternalError
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 PATIENCE = {"attempt_seconds": 0.8, "total_seconds": 2.0, "wait_seconds": 0.01, "attempts": 3,
@@ -195,6 +197,33 @@ def test_interrupting_the_caller_cancels(line: Line, monkeypatch: pytest.MonkeyP
             together([endpoint.call("/chat/completions", {})])
     time.sleep(0.1)
     assert endpoint.limit.active == 0
+
+
+def test_one_that_raises_cancels_the_others() -> None:
+    ended = threading.Event()
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    async def raises() -> None:
+        await asyncio.sleep(0)
+        raise InternalError("a bug")
+
+    with pytest.raises(InternalError, match="a bug"):
+        together(c() for c in (raises, waits))
+    assert ended.wait(10)
+
+
+def test_an_answer_without_end_is_left_off(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curbside.agents.endpoint.MAX_ANSWER", 100)
+    endpoint = line.endpoint(Behaviour(body=completion("A" * 200)), Behaviour(body={"choices": []}))
+    failed = line.call(endpoint)
+    assert isinstance(failed, CallFailed)
+    assert (failed.kind, failed.message) == ("invalid_answer", "the answer has over 100 bytes")
+    assert line.call(endpoint) == {"choices": []}
 
 
 # -- the breaker and the crowd by themselves ---------------------------------------------------

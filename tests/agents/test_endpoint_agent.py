@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -229,6 +229,51 @@ def test_open_answers_cite_or_say_that_they_do_not(remote: VisionAgent) -> None:
     assert reading.explanation.citations == ("shadow, upper left",)
 
 
+def test_control_characters_of_a_grammar_that_lets_them_through_are_taken_out() -> None:
+    raw = '{"answer": "round\x08 sha\x1cdow", "evidence": ["upper\x00 left"]}'
+    base = fake_vision()
+    agent = VisionAgent(base.card, FakeEngine(lambda a: Said(text=raw, confidence=0.5)),
+                        base.prompt, base.report, Decoding(), Limits())  # fmt: skip
+    asked = Question(kind=QuestionKind.VQA_OPEN, text="What?")
+    reading = agent.read(study_of(picture(0), question=asked))
+    assert isinstance(reading, Reading)
+    assert reading.text == "round shadow"
+    assert reading.explanation is not None
+    assert reading.explanation.citations == ("upper left",)
+
+
+@pytest.mark.parametrize(("ended", "whole"), [("stop", True), ("length", False)])
+def test_an_open_answer_tells_whether_its_tokens_ended_it(ended: str, whole: bool) -> None:
+    found = completion('{"answer": "x", "evidence": []}')
+    found["choices"][0]["finish_reason"] = ended
+    said = read_answer(Ask("", "", ()), found, 0.0, "")
+    assert isinstance(said, Said)
+    assert said.whole == whole
+
+
+def test_studies_are_encoded_while_others_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ask is with the engine before the second study's images are made ready."""
+    steps: list[str] = []
+
+    class Eager:
+        def say(self, asks: Iterable[Ask]) -> list[Said | Unsaid]:
+            return [self._one(a) for a in asks]
+
+        def _one(self, ask: Ask) -> Said:
+            steps.append("asked")
+            return Said(probabilities=(1 / 3,) * 3)
+
+    def slow(study: Study, limits: Limits) -> tuple[bytes, ...]:
+        steps.append("encoded")
+        return encoded(study, limits)
+
+    monkeypatch.setattr("curbside.agents.vision.encoded", slow)
+    base = fake_vision()
+    agent = VisionAgent(base.card, Eager(), base.prompt, base.report, Decoding(orders=1), Limits())
+    agent.read_batch([study_of(picture(i), question=ASKED) for i in range(3)])
+    assert steps == ["encoded", "asked"] * 3
+
+
 def test_agreement_of_samples_is_a_confidence(server: FakeServer) -> None:
     said = iter(["Left lung.", "left lung", "Right lung", "left  LUNG"])
 
@@ -252,6 +297,7 @@ def test_agreement_of_samples_is_a_confidence(server: FakeServer) -> None:
     [
         (Said(text='{"answer": "x"}', confidence=0.5), "schema"),
         (Said(text="normal", confidence=0.5), "schema"),
+        (Said(text='{"answer": "x", "evid', confidence=0.5, whole=False), "max_tokens"),
         (Said(text='{"answer": "\u200b \\n", "evidence": []}', confidence=0.5), "empty"),
         (Said(text='{"answer": "x", "evidence": []}'), "logprobs"),
         (Unsaid("timeout", "late"), "late"),
