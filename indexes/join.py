@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import special
 
 __all__ = ["Join", "brier", "folds_of", "log_loss"]
 
@@ -83,6 +83,8 @@ def _fit(
 ) -> NDArray[np.float64]:
     if not len(x):
         return towards
+    # a tenth of a second that only learning needs
+    from scipy import optimize
 
     def loss(b: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = x @ b

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +133,32 @@ def test_a_case_unlike_any_goes_to_a_person_with_a_provisional_answer(built: Bui
     assert record.outcome.provisional in {"sinus", "other"}
     assert record.familiarity is not None
     assert record.familiarity.p_value <= record.familiarity.alpha
+
+
+@pytest.mark.parametrize("tier", ["common", "rare"])
+def test_a_start_from_nothing_loads_no_library_that_only_training_needs(
+    built: Built, tier: str
+) -> None:
+    """They would double the time until the first decision."""
+    code = f"""
+import sys
+from curbside.cli import app
+try:
+    app(["route", {str(built.one(role="test", tier=tier))!r}])
+except SystemExit as e:
+    assert not e.code, e.code
+heavy = {{"torch", "peft", "transformers", "sklearn", "pandas", "matplotlib"}} & set(sys.modules)
+sys.exit(f"loaded {{heavy}}" if heavy else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "CURBSIDE_HOME": str(built.home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "confidence" in done.stdout
 
 
 def test_the_explanation_is_for_people(built: Built) -> None:
