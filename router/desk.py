@@ -36,6 +36,7 @@ from curbside.router.state import (
 )
 from curbside.router.verdicts import Serving, Verdict, columns_of, settle
 from curbside.study import Question, Study
+from curbside.threads import one_blas_thread
 
 __all__ = ["RouterDesk"]
 
@@ -133,6 +134,7 @@ class RouterDesk:
             entry.pooled = features.pooled[i : i + 1]
             entry.incomplete = (*entry.study.incomplete, *features.passed_over.get(i, ()))
 
+    @one_blas_thread()
     def assess_ahead(self, cases: Sequence[str]) -> None:
         """What the index knows of encoded cases."""
         entries = [self._open[c] for c in cases]
@@ -149,6 +151,7 @@ class RouterDesk:
         """Key of an encoded case's outcome; see :func:`curbside.router.ledger.case_key`."""
         return self._entry(case).key
 
+    @one_blas_thread()
     def read_ahead(self, cases: Sequence[str]) -> None:
         """Ask agents in batches whatever the policy will ask of prepared cases."""
         entries = [e for e in (self._open[c] for c in cases) if e.assessment is not None]
@@ -223,6 +226,7 @@ class RouterDesk:
             },
         }
 
+    @one_blas_thread()
     def ask(self, case: str, agent: str, question: dict[str, Any]) -> dict[str, Any]:
         """One agent's response, as plain JSON types."""
         entry = self._entry(case)
@@ -261,6 +265,7 @@ class RouterDesk:
 
     # -- blocks, without the graph -----------------------------------------------------------
 
+    @one_blas_thread()
     def finish(self, cases: Sequence[str]) -> list[CaseRecord]:
         """Records of prepared cases with what :meth:`read_ahead` was told, in order.
 
