@@ -20,6 +20,7 @@ __all__ = [
     "CardSpec",
     "Decoding",
     "EmbeddedSpec",
+    "EncoderSpec",
     "EndpointAgentSpec",
     "EndpointSpec",
     "FleetSpec",
@@ -203,6 +204,17 @@ class EmbeddedSpec(_Strict):
     runs_on: tuple[Literal["cpu", "gpu", "site", "cloud"], ...] = ("cpu", "site")
 
 
+class EncoderSpec(_Strict):
+    """An image encoder with heads, as ``curbside finetune`` adapts it."""
+
+    kind: Literal["encoder"]
+    card: CardSpec
+    base: str
+    """``lite0``, or the folder or name of the model that was adapted."""
+    adapter: str
+    """Folder that ``curbside finetune`` wrote."""
+
+
 class PersonSpec(_Strict):
     """People: whoever answers in the worklist what no model should."""
 
@@ -222,7 +234,7 @@ class PluginSpec(_Strict):
 
 
 AgentSpec = Annotated[
-    EmbeddedSpec | EndpointAgentSpec | TransformersSpec | PersonSpec | PluginSpec,
+    EmbeddedSpec | EndpointAgentSpec | TransformersSpec | EncoderSpec | PersonSpec | PluginSpec,
     Field(discriminator="kind"),
 ]
 

@@ -46,6 +46,11 @@ KINDS: dict[str, Kind] = {
         "curbside.agents.transformers_agent:open_transformers_agent",
         ("torch", "transformers", "peft"),
     ),
+    "encoder": Kind(
+        "an image encoder with heads, adapted by curbside finetune",
+        "curbside.agents.encoder_agent:open_encoder_agent",
+        ("torch", "transformers", "peft"),
+    ),
     "person": Kind("people, through the worklist", "curbside.agents.person:open_person"),
     "plugin": Kind(f"an entry point of group {GROUP}", "curbside.agents.kinds:open_plugin"),
 }

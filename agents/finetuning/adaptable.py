@@ -1,10 +1,11 @@
-"""What ``--agent NAME`` means: an agent of a fleet file, or a model by folder or name."""
+"""What ``--agent NAME`` means: an agent of a fleet file, ``lite0``, or a model by its folder."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from curbside.agents.finetuning.towers import EMBEDDED
 from curbside.agents.finetuning.vlm import VlmBase
 from curbside.agents.fleet_spec import (
     EndpointAgentSpec,
@@ -16,7 +17,7 @@ from curbside.agents.prompting import load_prompt
 from curbside.errors import ConfigError, UserError
 from curbside.indexes.pretrained import model_folder
 
-__all__ = ["local_folder", "vlm_base"]
+__all__ = ["encoder_base", "local_folder", "vlm_base"]
 
 
 def vlm_base(name: str, spec: FleetSpec, folder: Path) -> VlmBase | None:
@@ -54,6 +55,18 @@ def vlm_base(name: str, spec: FleetSpec, folder: Path) -> VlmBase | None:
         return None
     path = Path(name)
     return VlmBase(path.name, path.name, path, load_prompt("plain-1"), Limits())
+
+
+def encoder_base(name: str) -> tuple[str, Path | None]:
+    """The image encoder that a name means, and its folder (None: the embedded one).
+
+    Raises:
+        UserError: neither ``lite0`` nor a model that is here.
+    """
+    if name == EMBEDDED:
+        return EMBEDDED, None
+    folder = local_folder(name, Path())
+    return folder.name if Path(name).is_dir() else name, folder
 
 
 def local_folder(name: str, beside: Path) -> Path:

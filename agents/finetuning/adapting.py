@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from curbside.agents.finetuning.adaptable import vlm_base
+from curbside.agents.finetuning.adaptable import encoder_base, vlm_base
 from curbside.agents.finetuning.card import AdapterCard
+from curbside.agents.finetuning.encoders import finetune_encoder
 from curbside.agents.finetuning.material import material_of
 from curbside.agents.finetuning.recipe import METHODS, PARTS, Recipe, load_recipe
 from curbside.agents.finetuning.vlm import finetune_vlm
@@ -67,20 +68,36 @@ def adapt(
         UserError, CasesError: nothing was trained; the message says why.
     """
     base = vlm_base(agent, spec, folder)
-    if base is None:
-        raise UserError(
-            f"--agent {agent!r} is no agent of the fleet and no folder of a model; agents: "
-            f"{', '.join(spec.agents)}",
-            hint="curbside fleet list",
-        )
+    encoder = None if base is not None else _encoder(agent, spec)
     cases = read_cases(manifest)
     own = spec.agents.get(agent)
     report = load_report(own.report if isinstance(own, VisionSpec) else "chest-1", folder)
-    material = material_of(cases, shots=shots, seed=seed, held_out=recipe.held_out, report=report)
+    material = material_of(
+        cases,
+        shots=shots,
+        seed=seed,
+        held_out=0.0 if recipe.method == "linear" else recipe.held_out,
+        report=None if encoder else report,
+        closed_only=encoder is not None,
+    )
     watched = len(material.held_out)
     say(
         f"cases     {len(material.train):,} labels to learn from"
         + (f", {watched:,} of other groups watched" if watched else ", none watched")
         + (f"; {material.unusable} cases cannot be used" if material.unusable else "")
     )
-    return finetune_vlm(base, material, recipe, out)
+    if base is not None:
+        return finetune_vlm(base, material, recipe, out)
+    assert encoder is not None
+    return finetune_encoder(*encoder, material, recipe, out)
+
+
+def _encoder(agent: str, spec: FleetSpec) -> tuple[str, Path | None]:
+    try:
+        return encoder_base(agent)
+    except UserError:
+        raise UserError(
+            f"--agent {agent!r} is no agent of the fleet, not lite0, and no model that is here; "
+            f"agents: {', '.join(spec.agents)}",
+            hint="curbside fleet list, or give the folder of a model",
+        ) from None

@@ -21,6 +21,7 @@ class AdapterCard(BaseModel):
         base: name or folder of the model it belongs to; ``base_digest`` of that model's files.
         data_digest: of images, questions, answers and split, without names or paths.
         labels: those learned from and those watched; ``tasks`` counts the former.
+        heads: of an encoder, task → labels in the order of its head.
         metrics: losses at the end, and after promotion what its evaluation found.
         vllm: whether vLLM serves it; "" or why not.
     """
@@ -44,6 +45,7 @@ class AdapterCard(BaseModel):
     labels: int
     tasks: dict[str, int]
     options: dict[str, tuple[str, ...]]
+    heads: dict[str, tuple[str, ...]] = {}
     held_out: int
     unusable: int
     trainable: int
@@ -90,7 +92,7 @@ def page(card: AdapterCard) -> str:
     shots = "all" if card.shots is None else f"at most {card.shots} a label"
     facts = {
         "base": f"{card.base} ({card.family}), `{card.base_digest[:16]}`",
-        "method": f"{card.method} on {', '.join(card.parts)}",
+        "method": f"{card.method} on {', '.join(card.parts) or 'heads alone'}",
         "started from": card.started_from,
         "cases": f"{card.manifest}, `{card.data_digest[:16]}`",
         "labels": f"{card.labels:,} ({shots}; {card.held_out:,} of them only watched)",

@@ -16,16 +16,20 @@ from curbside.errors import UserError
 from curbside.storage import file_digest, new_folder
 from curbside.study import content_hash
 
-__all__ = ["base_digest", "check_adapter", "for_vllm", "machine", "versions"]
+__all__ = ["base_digest", "check_adapter", "for_vllm", "machine", "plain", "versions"]
 
 _WEIGHTS = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
 def base_digest(folder: Path) -> str:
     """SHA-256 over the files of a model or adapter that change what it says."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _WEIGHTS)
-    own = [p for p in files if p.name not in (CARD_FILE, "run.json")]
-    return content_hash(*(f"{p.name} {file_digest(p)}" for p in own))
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    own = [
+        n
+        for n in names
+        if n.endswith(_WEIGHTS) and not n.startswith(".") and n not in (CARD_FILE, "run.json")
+    ]
+    return content_hash(*(f"{n} {file_digest(folder / n)}" for n in own))
 
 
 def check_adapter(adapter: Path, base: Path, digest: str) -> None:
@@ -132,6 +136,15 @@ def for_vllm(base: Path, out: Path) -> Path:
             body["weight_map"] = {name_of(k): v for k, v in body["weight_map"].items()}
             index.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
     return out
+
+
+def plain(folder: Path, base: str) -> None:
+    """peft's own page and the path of this machine's base go; the name stays."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["base_model_name_or_path"] = base
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def machine() -> str:

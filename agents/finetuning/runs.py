@@ -24,7 +24,7 @@ from curbside.agents.finetuning.recipe import Recipe
 from curbside.errors import CurbsideError, StorageError, UserError
 from curbside.storage import new_folder, write_text
 
-__all__ = ["Run", "Trained", "arguments", "fit", "half_precision"]
+__all__ = ["Run", "Trained", "arguments", "fit", "half_precision", "metrics_of", "quiet"]
 
 RUN_FILE = "run.json"
 _FREE_BYTES = 2**20
@@ -178,7 +178,7 @@ def fit(
     _drop_others(run.work, checkpoint)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     stopping = [EarlyStoppingCallback(recipe.patience)] if watched else []
-    with _quiet():
+    with quiet():
         trainer = make(stopping)
         planned = _planned(trainer)
         trainer.remove_callback(PrinterCallback)
@@ -214,6 +214,16 @@ def fit(
     )
 
 
+def metrics_of(trained: Trained) -> dict[str, float | None]:
+    """Losses at the end."""
+    held = [loss for _, loss in trained.losses]
+    return {
+        "loss at the end": trained.loss,
+        "loss on held-out groups, first look": held[0] if held else None,
+        "loss on held-out groups, best": min(held) if held else None,
+    }
+
+
 def _planned(trainer: Any) -> int:
     """Steps that a trainer is going to take, as transformers counts them."""
     a_round, together = (
@@ -226,7 +236,7 @@ def _planned(trainer: Any) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what the libraries say of each other's old names, and their own bars."""
     from transformers.utils import logging
 

@@ -11,11 +11,18 @@ import torch
 
 from curbside.agents.finetuning.card import CARD_FILE, AdapterCard, page
 from curbside.agents.finetuning.dialogue import dialogues
-from curbside.agents.finetuning.export import base_digest, check_adapter, machine, versions
+from curbside.agents.finetuning.export import base_digest, check_adapter, machine, plain, versions
 from curbside.agents.finetuning.families import FAMILIES, lora_targets
 from curbside.agents.finetuning.material import Material
 from curbside.agents.finetuning.recipe import Recipe
-from curbside.agents.finetuning.runs import Run, Trained, arguments, fit, half_precision
+from curbside.agents.finetuning.runs import (
+    Run,
+    Trained,
+    arguments,
+    fit,
+    half_precision,
+    metrics_of,
+)
 from curbside.agents.fleet_spec import Limits
 from curbside.agents.prompting import PromptTemplate
 from curbside.config import model_digest
@@ -126,7 +133,7 @@ def finetune_vlm(
     )
     with run.finishing() as folder:
         trainer.model.save_pretrained(str(folder))
-        _plain(folder, base.name)
+        plain(folder, base.name)
         (folder / CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(page(card), encoding="utf-8")
     return card, False
@@ -144,16 +151,6 @@ def model_type(folder: Path) -> str:
             f"the model's config.json cannot be read ({type(e).__name__})",
             hint="give the folder of a model as save_pretrained writes it",
         ) from None
-
-
-def metrics_of(trained: Trained) -> dict[str, float | None]:
-    """Losses at the end."""
-    held = [loss for _, loss in trained.losses]
-    return {
-        "loss at the end": trained.loss,
-        "loss on held-out groups, first look": held[0] if held else None,
-        "loss on held-out groups, best": min(held) if held else None,
-    }
 
 
 def _loaded(base: VlmBase, recipe: Recipe) -> tuple[Any, Any]:
@@ -224,14 +221,3 @@ def _trained(
 
     label = f"adapting {base.agent}"
     return fit(run, recipe, make, label, watched=bool(material.held_out))
-
-
-def _plain(folder: Path, base: str) -> None:
-    """peft's own page and the path of this machine's base go; the name stays."""
-    import json
-
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text("utf-8"))
-    config["base_model_name_or_path"] = base
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "README.md").unlink(missing_ok=True)

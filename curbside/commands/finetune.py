@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 def finetune(
     context: typer.Context,
     agent: Annotated[
-        str, typer.Option(help="An agent of the fleet, or the folder of a model.")
+        str, typer.Option(help="An agent of the fleet, lite0, or the folder of a model.")
     ] = "",
     cases: Annotated[
         Path | None, typer.Option(help="Manifest; rows of role train are learned from.")
