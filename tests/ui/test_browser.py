@@ -252,6 +252,34 @@ def test_every_page_is_drawn_in_both_modes(watched, request):
     watched.shoot(f"upload-{mode}")
 
 
+def test_every_address_opens_and_opens_again(watched, console):
+    """A link that somebody was sent, and a page that is loaded anew, log no error."""
+    watched.start()
+    page_ = watched.page
+    ledger = console.ledger()
+    case = page(ledger, View(), limit=1).entries[0].study
+    ledger.close()
+    below = {"upload": "Upload", "lab": "Policy lab", "fleet": "Fleet & index"}
+    for address, title in below.items():
+        page_.goto(f"{console.address}/{address}")
+        for _ in range(2):
+            expect(page_.locator(".cb-title", has_text=title)).to_be_visible()
+            watched.settle()
+            page_.reload()
+    page_.goto(f"{console.address}/case?case={case}")
+    for _ in range(2):
+        expect(page_.locator(".cb-id").first).to_have_text(case)
+        expect(page_.locator("[role=img] img")).to_be_visible()
+        watched.settle()
+        page_.reload()
+    page_.goto(f"{console.address}/worklist?waiting=false&sort=p_value")
+    expect(page_.locator("h1", has_text="Worklist")).to_be_visible()
+    watched.settle()
+    assert page_.url == f"{console.address}/?waiting=false&sort=p_value"
+    page_.go_back()
+    expect(page_.locator(".cb-id").first).to_have_text(case)
+
+
 def test_ten_cases_are_triaged_by_keyboard_alone(watched, console):
     ledger = console.ledger()
     before = count(ledger, View(waiting=True)).waiting
