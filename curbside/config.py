@@ -56,7 +56,7 @@ class ProjectionConfig(_Strict):
     """Weight of the scaled identity in the within-class covariance."""
     dimensions: int = Field(default=64, ge=2, le=256)
     """Most axes kept."""
-    invariance: float = Field(default=2.0, ge=0, le=100)
+    invariance: float = Field(default=6.0, ge=0, le=100)
     """Weight of what compression, noise, a trimmed or shifted frame change in the features, as
     spread within a class; 0 encodes no perturbed copies."""
 
@@ -92,9 +92,9 @@ class IndexConfig(_Strict):
     """Fewest calibration cases for a modality's own p-values; below it the pooled ones serve.
     With 19 a p-value can reach 5 %; a calibration_confidence of 0.9 raises this to 45."""
     calibration_copies: bool = True
-    """A calibration case counts half way towards a slightly trimmed or shifted copy of its image
-    where that is stranger: fewer decisions hang on such changes, and rather fewer cases than alpha
-    are flagged."""
+    """A calibration case counts two fifths of the way towards the strangest of four slightly
+    changed copies of its image: fewer decisions hang on such changes, and rather fewer cases than
+    alpha are flagged."""
     calibration_confidence: float = Field(default=0.0, ge=0, lt=1)
     """0: false deferral is at most alpha on average over calibration sets; 0.9: with that
     confidence for this very set, at the price of larger p-values."""

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curbside.assessments import Assessments
-from curbside.errors import ImageError, UserError
+from curbside.errors import UserError
 from curbside.indexes.assess import Assessor
 from curbside.indexes.encoder import ImageEncoder
-from curbside.indexes.features import central_instance
+from curbside.indexes.features import FeatureSource
 from curbside.indexes.perturbations import LARGER, PERTURBATIONS, Pixels
-from curbside.indexes.views import encode_images
-from curbside.progress import bar
+from curbside.indexes.views import PerturbedEncoder
 from curbside.responses import ResponseStatus
 from curbside.router.policies import is_novel
 from curbside.router.policy import Policy, Responses, next_step
@@ -29,7 +29,6 @@ __all__ = ["FLOORS", "Stability", "first_route", "measure_stability", "stability
 
 #: Least share of routes that may stay, small and larger perturbations.
 FLOORS = {"small": 0.97, "larger": 0.90}
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ def measure_stability(
     encoder: ImageEncoder,
     studies: Sequence[Study],
     *,
+    folder: Path | None = None,
     perturbations: Mapping[str, Callable[[Pixels], Pixels]] = PERTURBATIONS,
 ) -> list[Stability]:
     """Route every study, then route it again under each perturbation.
@@ -89,31 +89,24 @@ def measure_stability(
     Args:
         assessor: bound to the agents that ``policy`` chooses among.
         alpha: at or below which the policy holds a case as novel.
+        folder: where features are kept, so that another index is measured in seconds.
 
     Raises:
         UserError: no study has an image that can be read.
     """
-    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in ("", *perturbations)}
-    with bar("perturbing", len(studies)) as advance:
-        for start in range(0, len(studies), _BATCH):
-            images = []
-            for study in studies[start : start + _BATCH]:
-                try:
-                    images.append(central_instance(study).pixels())
-                except ImageError:
-                    continue  # it is not analysed, whatever happens to it
-            if images:
-                found[""].append(encode_images(encoder, images))
-                for name, change in perturbations.items():
-                    found[name].append(encode_images(encoder, [change(x) for x in images]))
-            advance(len(studies[start : start + _BATCH]))
-    if not found[""]:
+    source = FeatureSource(encoder, folder=folder)
+    plain = source.of(studies, label="encoding cases", grid=False)
+    usable = np.flatnonzero(plain.usable)  # one that fails is not analysed, whatever happens to it
+    if not len(usable):
         raise UserError("no case has an image that can be read", hint="check the manifest")
-    before = assessor.assess(np.concatenate(found[""]))
+    read = [studies[int(i)] for i in usable]
+    before = assessor.assess(plain.pooled[usable])
     routes = first_route(before, policy, alpha)
     out = []
     for name in perturbations:
-        after = assessor.assess(np.concatenate(found[name]))
+        changed = PerturbedEncoder(encoder, name, perturbations[name])
+        copies = FeatureSource(changed, folder=folder).of(read, label=f"encoding {name}")
+        after = assessor.assess(copies.pooled)
         again = first_route(after, policy, alpha)
         same, n = int((routes == again).sum()), len(routes)
         novel, now = is_novel(before, alpha), is_novel(after, alpha)

@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 #: Rows worked on at a time, and the fewest that are: matrix products of few rows take other
 #: code paths, so one case alone is padded and gets what it would get in a batch.
 _BLOCK, _FEWEST = 1024, 32
+#: How far a calibration case counts towards its strangest copy; chosen on tune (docs/rarity.md).
+_TOWARDS_COPIES = 0.4
 #: Level that a stratum's p-values must be able to reach where a confidence is asked for.
 _USUAL_ALPHA = 0.05
 
@@ -65,8 +67,8 @@ class HeldOut:
     Args:
         pooled: float32 (n, d), raw features.
         minimum, confidence: see :class:`~curbside.indexes.conformal.Calibration`.
-        copies: perturbed copies of some of their images: a case counts half way towards a
-            copy that is stranger, which can only make its score, and so every p-value, larger.
+        copies: perturbed copies of some of their images: a case counts a part of the way
+            towards the strangest, which can only make its score, and so every p-value, larger.
     """
 
     pooled: NDArray[np.float32]
@@ -212,9 +214,7 @@ class Assessor:
             if confidence
             else config.index.stratum_minimum,
             confidence,
-            None
-            if views is None or not config.index.calibration_copies
-            else views.among(held_out, "frame"),
+            None if views is None or not config.index.calibration_copies else views.among(held_out),
         )
         exact = new.calibrated(calibration)
         if kind_for(len(train), config.index) == FLAT:
@@ -241,8 +241,8 @@ class Assessor:
         data = [held_out.pooled.tobytes()]
         if copies is not None and len(copies.rows):
             # never below its own score, or p-values would no longer be conservative
-            between = (scores[copies.rows] + self._measure(copies.pooled).novelty) / 2
-            np.maximum.at(scores, copies.rows, between)
+            own, copied = scores[copies.rows], self._measure(copies.pooled).novelty
+            np.maximum.at(scores, copies.rows, own + _TOWARDS_COPIES * (copied - own))
             data += [copies.rows.tobytes(), copies.pooled.tobytes()]
         return self.with_calibration(
             Calibration.fit(

@@ -25,11 +25,9 @@ from curbside.errors import UserError
 from curbside.indexes import perturbations as change
 from curbside.indexes.assess import Assessor
 from curbside.indexes.drift import MINIMUM, Sample, drift
-from curbside.indexes.encoder import ImageEncoder
 from curbside.indexes.features import Features, FeatureSource
 from curbside.indexes.leaks import near_duplicates
-from curbside.indexes.views import encode_images
-from curbside.pixels import read_image
+from curbside.indexes.views import PerturbedEncoder
 
 if TYPE_CHECKING:
     from curbside.cases import Cases
@@ -38,7 +36,6 @@ __all__ = ["PERTURBATIONS", "TrialRow", "drift_trial"]
 
 SHARES = (0.0, 0.1, 0.5)
 _SECOND_SOURCE = 60
-_BATCH = 32
 
 Pixels = NDArray[np.uint8]
 
@@ -107,7 +104,8 @@ def drift_trial(
             )
             done(rows[-1])
         for name, how in PERTURBATIONS.items() if perturb else ():
-            pooled = _perturbed_features(cases, part.own, source.encoder, how)
+            changed = FeatureSource(PerturbedEncoder(source.encoder, name, how))
+            pooled = changed.of(cases.take(part.own).studies()).pooled
             rows.append(part.run(name, 1.0, pooled, window, windows, rng))
             done(rows[-1])
     if not rows:
@@ -199,17 +197,3 @@ def _one_a_group(cases: Cases, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     """The first case of each group, since cases of a patient are alike."""
     named = [str(cases.groups[r]) or f"row {r}" for r in rows]
     return rows[np.sort(np.unique(np.array(named, np.str_), return_index=True)[1])]
-
-
-def _perturbed_features(
-    cases: Cases,
-    rows: NDArray[np.intp],
-    encoder: ImageEncoder,
-    perturb: Callable[[Pixels], Pixels],
-) -> NDArray[np.float32]:
-    parts = []
-    for start in range(0, len(rows), _BATCH):
-        block = rows[start : start + _BATCH]
-        images = [perturb(read_image(cases[int(r)].image)) for r in block]
-        parts.append(encode_images(encoder, images))
-    return np.concatenate(parts)

@@ -77,9 +77,11 @@ def shift(pixels: int) -> Callable[[Pixels], Pixels]:
     """The picture moved right and down, black where nothing was."""
 
     def change(rgb: Pixels) -> Pixels:
+        if min(rgb.shape[:2]) <= pixels:
+            return rgb
         moved = np.zeros_like(rgb)
-        moved[pixels:, pixels:] = rgb[: len(rgb) - pixels, : rgb.shape[1] - pixels]
-        return moved if min(rgb.shape[:2]) > pixels else rgb
+        moved[pixels:, pixels:] = rgb[:-pixels, :-pixels]
+        return moved
 
     return change
 

@@ -14,13 +14,17 @@ Cases of role ``calibration`` or ``test`` are refused.  Knows no agent and no po
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 from scipy.stats import rankdata
 
 from curbside.config import ProjectionConfig
@@ -31,40 +35,46 @@ from curbside.indexes.posterior import vote
 from curbside.indexes.projection import Projection, class_names
 from curbside.indexes.vectors import VectorIndex
 from curbside.indexes.views import Views
+from curbside.storage import write_text
+from curbside.study import content_hash
 
 if TYPE_CHECKING:
     from curbside.cases import Cases
 
 __all__ = [
+    "KINDS",
     "PROJECTIONS",
-    "Choice",
     "Fold",
     "Result",
-    "Standing",
     "auroc",
-    "choose",
     "folds_of",
     "leave_out",
-    "standings",
 ]
 
 #: Projections that are compared, the plainest first.
-PROJECTIONS: dict[str, ProjectionConfig] = {
-    "none": ProjectionConfig(kind="none"),
-    "lda": ProjectionConfig(dimensions=128, invariance=0.0),
-    "lda-invariant": ProjectionConfig(),
-}
+PROJECTIONS: Mapping[str, ProjectionConfig] = MappingProxyType(
+    {
+        "none": ProjectionConfig(kind="none"),
+        "lda-128": ProjectionConfig(dimensions=128, invariance=0.0),
+        "lda-64": ProjectionConfig(dimensions=64, invariance=0.0),
+        "lda-128-invariant": ProjectionConfig(dimensions=128, invariance=6.0),
+        "lda-64-invariant": ProjectionConfig(dimensions=64, invariance=6.0),
+    }
+)
 KINDS = ("modality", "label", "source", "copies")
 #: Neighbours that vote and that ``knn`` sees.
 _NEIGHBOURS = 10
+#: Most axes that scores see: of wider vectors the principal ones, or the covariances and the
+#: local outlier factor of a hundred folds would take an hour.
+_WIDEST = 256
+#: Raise when a kept fold would come out otherwise.
+_VERSION = 1
 #: Fewest held-out cases of a fold: fewer say nothing.
 _FEWEST = 10
 #: Findings of a modality that are left out, spread over their numbers of cases.
 _LABELS = 2
 #: False alarms among tune cases at which flags are counted.
 ALPHA = 0.05
-#: Means of AUROC closer than this are taken for equal.
-MARGIN = 0.002
 
 
 @dataclass(frozen=True)
@@ -98,45 +108,6 @@ class Result:
     flagged: float
     modality_accuracy: float
     unchanged: float
-
-
-@dataclass(frozen=True)
-class Standing:
-    """One candidate over all folds of each kind; NaN where a kind has no fold.
-
-    Args:
-        far, far_worst, far_fpr95: left-out modalities: mean and least AUROC, mean FPR95.
-        far_flagged: mean share of a left-out modality that is flagged.
-        near, near_worst: left-out findings: mean and least AUROC.
-        shift_flagged, shift_worst: left-out sources: mean and largest share flagged.
-        shift_accuracy: mean share of a left-out source taken for its modality.
-        unchanged: see :class:`Result`.
-        served: it can be configured (pairs of scores are only measured).
-    """
-
-    projection: str
-    score: str
-    far: float
-    far_worst: float
-    far_fpr95: float
-    far_flagged: float
-    near: float
-    near_worst: float
-    shift_flagged: float
-    shift_worst: float
-    shift_accuracy: float
-    unchanged: float
-    served: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The candidate put forward, and why."""
-
-    projection: ProjectionConfig
-    score: str
-    standing: Standing
-    why: str
 
 
 def folds_of(cases: Cases, sources: NDArray[np.str_]) -> list[Fold]:
@@ -188,8 +159,9 @@ def leave_out(
     sources: NDArray[np.str_],
     views: Views | None,
     *,
-    projections: dict[str, ProjectionConfig] | None = None,
+    projections: Mapping[str, ProjectionConfig] = PROJECTIONS,
     scores: Sequence[str] = tuple(SCORES),
+    folder: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Result]:
     """Every candidate on every fold.
@@ -197,38 +169,78 @@ def leave_out(
     Args:
         cases, features, sources: n rows; see :func:`folds_of`.
         views: perturbed copies of some of these cases; None leaves ``copies`` out.
-        projections: name → settings; default :data:`PROJECTIONS`.
+        projections: name → settings.
         scores: names of novelty scores; each pair of them is measured too, ranks averaged.
+        folder: where each fold is kept as it ends, so that a run that is killed goes on.
         advance: called with the number of folds done.
+
+    Raises:
+        StorageError: the folder cannot be written.
     """
+    settings = {n: c.model_dump(mode="json") for n, c in projections.items()}
+    seen = content_hash(
+        f"selection {_VERSION}",
+        features.fingerprint,
+        features.pooled.tobytes(),
+        json.dumps([settings, list(scores)]),
+        json.dumps([x.tolist() for x in (cases.roles, cases.modalities, cases.labels, sources)]),
+        b"" if views is None else views.rows.tobytes() + views.pooled.tobytes(),
+    )
     usable = features.usable & (cases.modalities != "")
     results: list[Result] = []
     for fold in folds_of(cases, sources):
-        held = usable & _held(fold, cases, sources)
-        train = np.flatnonzero(usable & (cases.roles == "train") & ~held)
-        known = np.flatnonzero(usable & (cases.roles == "tune") & ~held)
-        copies = None if views is None else views.among(known)
-        enough = held.any() if fold.kind != "copies" else copies is not None and len(copies.rows)
-        if enough and len(known):
-            for name, config in (projections or PROJECTIONS).items():
-                world = _World.fit(cases, features, views, train, config)
-                if fold.kind == "copies" and copies is not None:
-                    strange, truth = copies.pooled, cases.modalities[known][copies.rows]
-                else:
-                    rows = np.flatnonzero(held)
-                    strange, truth = features.pooled[rows], cases.modalities[rows]
-                a, b = world.measured(features.pooled[known]), world.measured(strange)
-                beside = np.ones(len(known), bool)
-                if fold.kind == "label":
-                    beside = cases.modalities[known] == fold.modality
-                hit = float((b.predicted == truth).mean())
-                pairs = None if fold.kind != "copies" or copies is None else copies.rows
-                results += [
-                    Result(fold, name, score, len(truth), *values, hit, same)
-                    for score, values, same in _judged(world, a, b, beside, pairs, scores)
-                ]
+        path = None if folder is None else folder / f"{content_hash(seen, *astuple(fold))}.json"
+        if path is not None and path.is_file():
+            results += _read(path)
+        else:
+            found = list(_fold(fold, cases, features, sources, views, projections, scores, usable))
+            if path is not None:
+                write_text(path, json.dumps([asdict(r) for r in found]))
+            results += found
         advance(1)
     return results
+
+
+def _read(path: Path) -> list[Result]:
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [Result(**{**row, "fold": Fold(**row["fold"])}) for row in rows]
+
+
+def _fold(
+    fold: Fold,
+    cases: Cases,
+    features: Features,
+    sources: NDArray[np.str_],
+    views: Views | None,
+    projections: Mapping[str, ProjectionConfig],
+    scores: Sequence[str],
+    usable: NDArray[np.bool_],
+) -> Iterator[Result]:
+    """Every candidate on one fold; nothing where nothing is held out."""
+    held = usable & _held(fold, cases, sources)
+    train = np.flatnonzero(usable & (cases.roles == "train") & ~held)
+    known = np.flatnonzero(usable & (cases.roles == "tune") & ~held)
+    pairs = None
+    if fold.kind != "copies":
+        rows = np.flatnonzero(held)
+        strange, truth = features.pooled[rows], cases.modalities[rows]
+    elif views is not None:
+        copies = views.among(known)
+        pairs = copies.rows
+        strange, truth = copies.pooled, cases.modalities[known][pairs]
+    else:
+        return
+    if not len(strange) or not len(known):
+        return
+    beside = np.ones(len(known), bool)
+    if fold.kind == "label":
+        beside = cases.modalities[known] == fold.modality
+    for name, config in projections.items():
+        world = _World.fit(cases, features, views, train, config)
+        a, b = world.measured(features.pooled[known]), world.measured(strange)
+        hit = float((b.predicted == truth).mean())
+        for score, values, same in _judged(world, a, b, beside, pairs, scores):
+            yield Result(fold, name, score, len(truth), *values, hit, same)
 
 
 @dataclass(frozen=True)
@@ -240,9 +252,10 @@ class _Measured:
 
 @dataclass(frozen=True)
 class _World:
-    """A projection and the training cases in it."""
+    """A projection and the training cases in it; ``principal`` narrows wide vectors."""
 
     projection: Projection
+    principal: NDArray[np.float32] | None
     vectors: NDArray[np.float32]
     classes: NDArray[np.str_]
     modalities: NDArray[np.str_]
@@ -263,15 +276,31 @@ class _World:
             copies = (pooled[mine.rows], mine.pooled)
         labels = cases.labels[train]
         projection = Projection.fit(pooled, modalities, labels, config, copies)
-        vectors = projection.apply(pooled)
-        return cls(projection, vectors, class_names(modalities, labels), modalities)
+        vectors, principal = projection.apply(pooled), None
+        if vectors.shape[1] > _WIDEST:
+            last = vectors.shape[1] - 1
+            gram = (vectors.T @ vectors).astype(np.float64)
+            _, axes = linalg.eigh(gram, subset_by_index=[last - _WIDEST + 1, last])
+            principal = axes.astype(np.float32)
+            vectors = _narrowed(vectors, principal)
+        return cls(projection, principal, vectors, class_names(modalities, labels), modalities)
 
     def measured(self, pooled: NDArray[np.float32]) -> _Measured:
         names, column, counts = np.unique(self.modalities, return_inverse=True, return_counts=True)
-        vectors = self.projection.apply(pooled)
+        vectors = _narrowed(self.projection.apply(pooled), self.principal)
         rows, similarity = VectorIndex(self.vectors).search(vectors, _NEIGHBOURS)
         posterior = vote(similarity, column[rows], counts)
         return _Measured(vectors, similarity, names[posterior.argmax(axis=1)])
+
+
+def _narrowed(
+    vectors: NDArray[np.float32], principal: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Unit vectors on the principal axes, of unit length again; as they are where None."""
+    if principal is None:
+        return vectors
+    z = vectors @ principal
+    return np.asarray(z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def _held(fold: Fold, cases: Cases, sources: NDArray[np.str_]) -> NDArray[np.bool_]:
@@ -337,59 +366,3 @@ def auroc(known: NDArray[np.float64], held: NDArray[np.float64]) -> float:
 def _fpr95(known: NDArray[np.float64], held: NDArray[np.float64]) -> float:
     """Share of known cases at or above the score that 95 % of the held-out ones reach."""
     return float((known >= np.quantile(held, 0.05, method="lower")).mean())
-
-
-def standings(results: Sequence[Result]) -> list[Standing]:
-    """Every candidate's means and worst over folds, best far AUROC first."""
-    by: dict[tuple[str, str], list[Result]] = {}
-    for r in results:
-        by.setdefault((r.projection, r.score), []).append(r)
-    out = []
-    for (projection, score), mine in by.items():
-        far, near, shift, copies = ([r for r in mine if r.fold.kind == k] for k in KINDS)
-        out.append(
-            Standing(
-                projection,
-                score,
-                far=_mean([r.auroc for r in far]),
-                far_worst=min((r.auroc for r in far), default=float("nan")),
-                far_fpr95=_mean([r.fpr95 for r in far]),
-                far_flagged=_mean([r.flagged for r in far]),
-                near=_mean([r.auroc for r in near]),
-                near_worst=min((r.auroc for r in near), default=float("nan")),
-                shift_flagged=_mean([r.flagged for r in shift]),
-                shift_worst=max((r.flagged for r in shift), default=float("nan")),
-                shift_accuracy=_mean([r.modality_accuracy for r in shift]),
-                unchanged=_mean([r.unchanged for r in copies]),
-                served=" + " not in score,
-            )
-        )
-    return sorted(out, key=lambda s: -s.far)
-
-
-def choose(
-    found: Sequence[Standing], projections: dict[str, ProjectionConfig] | None = None
-) -> Choice:
-    """Far novelty first, then stability: of the candidates whose mean AUROC over left-out
-    modalities is within 0.002 of the best, the one whose decisions copies change least.
-
-    Raises:
-        UserError: nothing was measured.
-    """
-    served = [s for s in found if s.served and not np.isnan(s.far)]
-    if not served:
-        raise UserError("no candidate was measured on a left-out modality")
-    top = max(s.far for s in served)
-    close = [s for s in served if s.far >= top - MARGIN]
-    best = max(close, key=lambda s: (-1.0 if np.isnan(s.unchanged) else s.unchanged, s.far))
-    why = (
-        f"mean AUROC over left-out modalities {best.far:.4f}, within {MARGIN:g} of the best "
-        f"({top:.4f}); of these {len(close)} candidates its decisions change least under "
-        f"perturbed copies ({best.unchanged:.1%} unchanged)"
-    )
-    settings = (projections or PROJECTIONS)[best.projection]
-    return Choice(settings, best.score, replace(best), why)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")

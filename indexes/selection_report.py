@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from curbside.indexes.selection import Choice, Result, Standing
+from curbside.indexes.selection import Result
+from curbside.indexes.standings import Choice, Standing
 from curbside.storage import write_text
 
 __all__ = ["markdown", "plot", "write_selection"]
@@ -37,7 +38,11 @@ def write_selection(
         "configuration": configuration(choice),
         "why": choice.why,
         "standings": [_plain(asdict(s)) for s in found],
-        "results": [_plain(asdict(r)) for r in results],
+        "folds": [
+            _plain(asdict(r))
+            for r in results
+            if (r.projection, r.score) == (choice.standing.projection, choice.score)
+        ],
     }
     write_text(folder / "selection.json", json.dumps(body, indent=1) + "\n")
     write_text(folder / "selection.md", markdown(results, found, choice, provenance))

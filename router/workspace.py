@@ -55,7 +55,7 @@ _READ_BLOCK = 256
 _VIEWED = 2000
 _OUT_OF_FOLD = "out-of-fold"
 #: Raise when what a version holds, or how it is learned, changes.
-_FORMAT = 3
+_FORMAT = 4
 #: What a reading depends on besides the fleet: id, image, label, options.
 _Asked = tuple[str, str, str | None, tuple[str, ...]]
 
@@ -133,7 +133,7 @@ class Workspace:
         if not len(rows):
             return None
         encoder, studies = self.source.encoder, cases.studies()
-        return views_of(encoder, studies, features.digests, rows, self.cache_folder)
+        return views_of(encoder, studies, rows, self.cache_folder)
 
     # -- building ------------------------------------------------------------------------
 

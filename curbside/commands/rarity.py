@@ -52,8 +52,9 @@ def select_novelty(
     from curbside.errors import UserError
     from curbside.home import config_path, home
     from curbside.indexes.novelty import SCORES
-    from curbside.indexes.selection import choose, folds_of, leave_out, standings
+    from curbside.indexes.selection import folds_of, leave_out
     from curbside.indexes.selection_report import configuration, write_selection
+    from curbside.indexes.standings import choose, standings
     from curbside.progress import bar
     from curbside.router.workspace import Workspace
 
@@ -74,7 +75,15 @@ def select_novelty(
     features = workspace.features(known)
     views = workspace.views_for_selection(known, features)
     with bar("leaving out", len(folds)) as advance:
-        results = leave_out(known, features, sources, views, scores=wanted, advance=advance)
+        results = leave_out(
+            known,
+            features,
+            sources,
+            views,
+            scores=wanted,
+            folder=workspace.cache_folder / "selection",
+            advance=advance,
+        )
     found = standings(results)
     choice = choose(found)
     provenance = {
@@ -87,13 +96,13 @@ def select_novelty(
     }
     write_selection(out, results, found, choice, provenance)
     typer.echo(
-        "projection     score                  far    worst  near   shift flagged  unchanged"
+        "  projection        score                far    worst  near   shift flagged  unchanged"
     )
     for s in found:
         if s.served:
             mark = "▶" if s == choice.standing else " "
             typer.echo(
-                f"{mark} {s.projection:<13}{s.score:<21}{s.far:.4f}  {s.far_worst:.3f}  "
+                f"{mark} {s.projection:<18}{s.score:<21}{s.far:.4f}  {s.far_worst:.3f}  "
                 f"{s.near:.3f}  {s.shift_flagged:>12.1%}  {s.unchanged:>9.1%}"
             )
     best_pair = next((s for s in found if not s.served), None)
@@ -141,7 +150,12 @@ def stability(
         costs={a: fleet.agents[a].card.cost for a in fleet.serving},
     )
     found = measure_stability(
-        workspace.assessor(), policy, served.alpha, workspace.source.encoder, chosen.studies()
+        workspace.assessor(),
+        policy,
+        served.alpha,
+        workspace.source.encoder,
+        chosen.studies(),
+        folder=workspace.cache_folder,
     )
     typer.echo(f"{found[0].n} cases, policy {served.kind}")
     typer.echo("  perturbation    same route  at least  gate   modality  to novel  from novel")

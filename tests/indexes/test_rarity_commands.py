@@ -40,7 +40,7 @@ def manifest(world: Any, tmp_path: Path, curbside_home: Path, monkeypatch: Any) 
         """Has what the commands ask of a workspace."""
 
         def __init__(self, home: Path, config: Config) -> None:
-            self.config = config
+            self.config, self.cache_folder = config, home / "cache"
             self.source = SimpleNamespace(encoder=None)
 
         def features(self, cases: Cases, label: str = "") -> Any:
@@ -48,7 +48,7 @@ def manifest(world: Any, tmp_path: Path, curbside_home: Path, monkeypatch: Any) 
 
         def views_for_selection(self, cases: Cases, features: Any) -> Views:
             n = len(features)
-            return Views(np.arange(n), np.full(n, "signal"), features.pooled * np.float32(1.01))
+            return Views(np.arange(n), features.pooled * np.float32(1.01))
 
         def assessor(self) -> Assessor:
             return Assessor.fit(world.cases, world.features, self.config)

@@ -13,18 +13,17 @@ from sklearn.metrics import roc_auc_score
 
 from curbside.config import ProjectionConfig
 from curbside.errors import UserError
+from curbside.indexes import selection
 from curbside.indexes.features import Features
 from curbside.indexes.selection import (
     PROJECTIONS,
     Fold,
-    Standing,
     auroc,
-    choose,
     folds_of,
     leave_out,
-    standings,
 )
 from curbside.indexes.selection_report import write_selection
+from curbside.indexes.standings import Standing, choose, standings
 from curbside.indexes.views import Views
 
 FEW = {"lda": ProjectionConfig(dimensions=8, invariance=0.0), "none": PROJECTIONS["none"]}
@@ -44,7 +43,7 @@ def copies_of(known: Any, size: float = 0.5) -> Views:
     rng = np.random.default_rng(0)
     pooled = known.features.pooled + rng.normal(size=known.features.pooled.shape) * size
     n = len(pooled)
-    return Views(np.arange(n), np.full(n, "signal"), pooled.astype(np.float32))
+    return Views(np.arange(n), pooled.astype(np.float32))
 
 
 def test_what_is_left_out(known: Any) -> None:
@@ -104,7 +103,7 @@ def test_every_candidate_on_every_fold(known: Any, tmp_path: Path) -> None:
     write_selection(tmp_path, results, found, choice, {"cases": "planted"})
     body = json.loads((tmp_path / "selection.json").read_text())
     assert body["configuration"]["index"]["novelty"] == choice.score
-    assert len(body["results"]) == len(results)
+    assert len(body["folds"]) == len(folds)
     text = (tmp_path / "selection.md").read_text()
     assert f"Chosen: **{choice.standing.projection}** with **{choice.score}**" in text
     assert text.count("| modality | ") == 5  # four folds and the head of the table
@@ -152,7 +151,7 @@ def test_auroc_is_scikit_learn_s() -> None:
 def standing(score: str, far: float, unchanged: float, served: bool = True) -> Standing:
     others = "far_worst far_fpr95 far_flagged near near_worst shift_flagged shift_worst"
     rest = dict.fromkeys([*others.split(), "shift_accuracy"], 0.5)
-    return Standing("lda", score, far=far, unchanged=unchanged, served=served, **rest)
+    return Standing("lda-64", score, far=far, unchanged=unchanged, served=served, **rest)
 
 
 def test_the_rule_far_novelty_first_then_stability() -> None:
@@ -167,3 +166,64 @@ def test_the_rule_far_novelty_first_then_stability() -> None:
     assert "98.0% unchanged" in choice.why
     with pytest.raises(UserError, match="no candidate"):
         choose(found[:1])
+
+
+def test_a_fold_is_kept_as_it_ends(known: Any, tmp_path: Path) -> None:
+    """A run that stops goes on; other scores, or another view of the cases, start afresh."""
+
+    def run(scores: tuple[str, ...], stop: int | None = None, views: Views | None = None) -> Any:
+        done: list[int] = []
+
+        def advance(n: int) -> None:
+            done.append(n)
+            if len(done) == stop:
+                raise KeyboardInterrupt
+
+        return leave_out(
+            known.cases,
+            known.features,
+            known.sources,
+            views,
+            projections=FEW,
+            scores=scores,
+            folder=tmp_path,
+            advance=advance,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(("knn",), stop=2)
+    kept = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    assert len(kept) == 2
+    whole = run(("knn",))
+    assert {n: (tmp_path / n).stat().st_mtime_ns for n in kept} == kept
+    folds = len(list(tmp_path.iterdir()))
+    assert folds == len(folds_of(known.cases, known.sources))
+    again = run(("knn",))
+    assert [(r.fold, r.auroc, r.n) for r in again] == [(r.fold, r.auroc, r.n) for r in whole]
+    run(("mahalanobis",))
+    assert len(list(tmp_path.iterdir())) == 2 * folds
+    run(("knn",), views=copies_of(known))
+    assert len(list(tmp_path.iterdir())) == 3 * folds
+
+
+def test_wide_vectors_are_narrowed_to_principal_axes(
+    known: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted world has few axes that matter: eight of them rank strangers as all do."""
+
+    def far() -> list[float]:
+        results = leave_out(
+            known.cases,
+            known.features,
+            known.sources,
+            None,
+            projections={"none": PROJECTIONS["none"]},
+            scores=("knn",),
+        )
+        return [r.auroc for r in results if r.fold.kind == "modality"]
+
+    wide = far()
+    monkeypatch.setattr(selection, "_WIDEST", 24)
+    assert far() == pytest.approx(wide, abs=0.05)
+    monkeypatch.setattr(selection, "_WIDEST", 1)
+    assert np.mean(far()) < np.mean(wide) - 0.1

@@ -14,7 +14,14 @@ from curbside.indexes.assess import Assessor, HeldOut
 from curbside.indexes.encoder import FakeEncoder
 from curbside.indexes.features import FeatureSource
 from curbside.indexes.projection import Projection
-from curbside.indexes.views import KINDS, Views, most_viewed, perturbed, views_of
+from curbside.indexes.views import (
+    KINDS,
+    PerturbedEncoder,
+    Views,
+    most_viewed,
+    perturbed,
+    views_of,
+)
 from curbside.study import Study
 
 
@@ -43,12 +50,12 @@ class Counting(FakeEncoder):
         return super().encode(images)
 
 
-def test_a_view_is_decided_by_content_and_kind() -> None:
-    x = picture(0)
-    drawn = {(d, k): perturbed(x, d * 32, k) for d in ("0a", "1b", "2c") for k in KINDS}
-    for (d, k), y in drawn.items():
+def test_a_view_is_decided_by_pixels_and_kind() -> None:
+    drawn = {(i, k): perturbed(picture(i), k) for i in range(3) for k in KINDS}
+    for (i, k), y in drawn.items():
+        x = picture(i)
         assert y.dtype == np.uint8 and y.ndim == 3
-        assert (perturbed(x, d * 32, k) == y).all()
+        assert (perturbed(x, k) == y).all()
         assert y.shape != x.shape or (y != x).any()
     shapes = {(y.shape, y.tobytes()) for y in drawn.values()}
     assert len(shapes) == len(drawn)
@@ -56,44 +63,36 @@ def test_a_view_is_decided_by_content_and_kind() -> None:
 
 def test_views_are_kept_and_made_once(studies: list[Study], tmp_path: Path) -> None:
     encoder = Counting()
-    f = FeatureSource(encoder).of(studies)
-    encoder.seen = 0
     rows = np.array([0, 1, 3])
-    first = views_of(encoder, studies, f.digests, rows, tmp_path / "cache")
-    assert encoder.seen == 4  # two kinds of two images; the broken one has no view
-    assert first.rows.tolist() == [1, 1, 3, 3]
-    assert first.kinds.tolist() == [*KINDS, *KINDS]
-    again = views_of(encoder, studies, f.digests, rows, tmp_path / "cache")
-    assert encoder.seen == 4
+    first = views_of(encoder, studies, rows, tmp_path / "cache")
+    assert encoder.seen == 8  # four kinds of two images; the broken one has no view
+    assert first.rows.tolist() == [1, 3] * len(KINDS)
+    again = views_of(encoder, studies, rows, tmp_path / "cache")
+    assert encoder.seen == 8
     np.testing.assert_array_equal(first.pooled, again.pooled)
-    more = views_of(encoder, studies, f.digests, np.arange(4), tmp_path / "cache")
-    assert encoder.seen == 6
-    np.testing.assert_array_equal(more.pooled[:2], first.pooled[:2])
-    assert len(views_of(encoder, studies, f.digests, np.array([0])).rows) == 0
+    more = views_of(encoder, studies, np.arange(4), tmp_path / "cache")
+    assert encoder.seen == 12
+    np.testing.assert_array_equal(more.pooled[more.rows == 3], first.pooled[first.rows == 3])
+    assert len(views_of(encoder, studies, np.array([0])).rows) == 0
 
 
-def test_damaged_views_are_made_again(
-    studies: list[Study], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    encoder = Counting()
-    f = FeatureSource(encoder).of(studies)
-    first = views_of(encoder, studies, f.digests, np.arange(4), tmp_path / "cache")
-    (path,) = (tmp_path / "cache").iterdir()
-    raw = bytearray(path.read_bytes())
-    raw[-10] ^= 1
-    path.write_bytes(raw)
-    again = views_of(encoder, studies, f.digests, np.arange(4), tmp_path / "cache")
-    assert "damaged" in caplog.text
-    np.testing.assert_array_equal(first.pooled, again.pooled)
+def test_a_perturbed_encoder_sees_the_changed_image(studies: list[Study]) -> None:
+    encoder = FakeEncoder()
+    darker = PerturbedEncoder(encoder, "darker", lambda rgb: rgb // 2)
+    found = FeatureSource(darker).of(studies)
+    assert found.fingerprint not in (
+        encoder.fingerprint,
+        PerturbedEncoder(encoder, "other", lambda rgb: rgb).fingerprint,
+    )
+    assert found.grids is None
+    np.testing.assert_array_equal(found.pooled[1], encoder.encode([picture(1) // 2]).pooled[0])
 
 
 def test_among_counts_positions_in_the_rows_given() -> None:
-    v = Views(
-        np.array([4, 4, 9, 9]), np.array([*KINDS, *KINDS]), np.arange(4, dtype=np.float32)[:, None]
-    )
-    some = v.among(np.array([7, 9]), "frame")
-    assert some.rows.tolist() == [1]
-    assert some.kinds.tolist() == ["frame"]
+    v = Views(np.array([4, 4, 9, 9]), np.arange(4, dtype=np.float32)[:, None])
+    some = v.among(np.array([7, 9]))
+    assert some.rows.tolist() == [1, 1]
+    assert some.pooled[:, 0].tolist() == [2, 3]
     assert v.among(np.array([5])).pooled.shape == (0, 1)
 
 
@@ -116,7 +115,7 @@ def nuisance(world: Any, axis: int = 3, size: float = 4.0) -> Views:
     rng = np.random.default_rng(1)
     pooled = world.features.pooled[rows].copy()
     pooled[:, axis] += rng.normal(size=len(rows)) * size
-    return Views(rows, np.full(len(rows), "frame"), pooled.astype(np.float32))
+    return Views(rows, pooled.astype(np.float32))
 
 
 def test_a_vector_does_not_follow_what_copies_change(world: Any) -> None:
