@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from curbside.config import PolicyConfig, load_model
@@ -19,7 +21,7 @@ from curbside.evals.probes import Probe, run_probes
 from curbside.evals.schema import Summary
 from curbside.evals.statistics import draw_groups, interval
 
-__all__ = ["RULES", "Check", "GateRules", "judge", "lines", "load_rules"]
+__all__ = ["RULES", "Check", "GateRules", "judge", "lines", "load_rules", "sensitivity"]
 
 RULES = Path(__file__).parent / "gate.yaml"
 
@@ -126,8 +128,27 @@ def _must_not_miss(
     f = new.frame
     wanted = np.isin(f.label, rules.must_not_miss) & f.scored
     rows = np.array([i for i in np.flatnonzero(wanted) if str(f.ids[i]) in at], np.intp)
+    other = np.array([at[str(i)] for i in f.ids[rows].tolist()], np.intp)
+    a, b = new.arm(names[0]).right[rows], old.arm(names[1]).right[other]
+    return sensitivity(f.label[rows], a, b, f.group[rows], rules, replicates)
+
+
+def sensitivity(
+    labels: NDArray[np.str_],
+    new: NDArray[Any],
+    old: NDArray[Any],
+    groups: NDArray[Any],
+    rules: GateRules,
+    replicates: int,
+) -> Check:
+    """The share read right of cases whose true label must not be missed, paired.
+
+    Args:
+        labels: true labels (n,), all of them among ``rules.must_not_miss``.
+        new, old: right or not, (n,); ``groups``: what is resampled together, (n,).
+    """
     limit = f"above {-100 * rules.must_not_miss_margin:+.1f}"
-    if not len(rows):
+    if not len(labels):
         return Check(
             name="must not miss",
             # nothing was asked for: there is nothing to hold
@@ -135,19 +156,18 @@ def _must_not_miss(
             found="no case of these runs has such a label",
             limit=limit,
         )
-    other = np.array([at[str(i)] for i in f.ids[rows].tolist()], np.intp)
-    a, b = new.arm(names[0]).right[rows], old.arm(names[1]).right[other]
-    group = np.unique(f.group[rows], return_inverse=True)[1]
+    a, b = new.astype(np.float32), old.astype(np.float32)
+    group = np.unique(groups, return_inverse=True)[1]
     counts = draw_groups(int(group.max()) + 1, replicates, 0)[:, group]
     _, low, _ = interval(
         np.asarray(counts @ (a - b) / np.maximum(counts.sum(axis=1), 1), np.float32)
     )
-    labels = sorted(set(f.label[rows].tolist()))
-    shown = ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
+    named = sorted(set(labels.tolist()))
+    shown = ", ".join(named[:4]) + (f" and {len(named) - 4} more" if len(named) > 4 else "")
     return Check(
         name="must not miss",
         passed=low > -rules.must_not_miss_margin,
-        found=f"sensitivity {100 * a.mean():.1f} % against {100 * b.mean():.1f} % on {len(rows)} "
+        found=f"sensitivity {100 * a.mean():.1f} % against {100 * b.mean():.1f} % on {len(labels)} "
         f"cases ({shown}), lower bound {_points(low)}",
         limit=limit,
     )

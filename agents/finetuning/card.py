@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from curbside.errors import UserError
+from curbside.storage import write_text
 
-__all__ = ["CARD_FILE", "AdapterCard", "page", "read_card"]
+__all__ = ["CARD_FILE", "AdapterCard", "page", "read_card", "write_card"]
 
 CARD_FILE = "card.json"
 
@@ -20,6 +21,7 @@ class AdapterCard(BaseModel):
     Args:
         base: name or folder of the model it belongs to; ``base_digest`` of that model's files.
         data_digest: of images, questions, answers and split, without names or paths.
+        modalities: of the cases; empty where the manifest names none.
         labels: those learned from and those watched; ``tasks`` counts the former.
         heads: of an encoder, task → labels in the order of its head.
         metrics: losses at the end, and after promotion what its evaluation found.
@@ -42,6 +44,7 @@ class AdapterCard(BaseModel):
     data_digest: str
     shots: int | None
     seed: int
+    modalities: tuple[str, ...] = ()
     labels: int
     tasks: dict[str, int]
     options: dict[str, tuple[str, ...]]
@@ -87,6 +90,12 @@ def read_card(folder: Path) -> AdapterCard:
         ) from None
 
 
+def write_card(card: AdapterCard, folder: Path) -> None:
+    """Card and page, into a folder.  Raises StorageError."""
+    write_text(folder / CARD_FILE, card.model_dump_json(indent=1) + "\n")
+    write_text(folder / "README.md", page(card))
+
+
 def page(card: AdapterCard) -> str:
     """One page of Markdown."""
     shots = "all" if card.shots is None else f"at most {card.shots} a label"
@@ -95,6 +104,7 @@ def page(card: AdapterCard) -> str:
         "method": f"{card.method} on {', '.join(card.parts) or 'heads alone'}",
         "started from": card.started_from,
         "cases": f"{card.manifest}, `{card.data_digest[:16]}`",
+        "modalities": ", ".join(card.modalities),
         "labels": f"{card.labels:,} ({shots}; {card.held_out:,} of them only watched)",
         "left out": f"{card.unusable} cases whose image cannot be used" if card.unusable else "",
         "learned": f"{card.trainable:,} of {card.parameters:,} numbers ({100 * card.share:.2g} %)",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from curbside.agents.cost import metered
-from curbside.agents.finetuning.card import CARD_FILE, AdapterCard, page
+from curbside.agents.finetuning.card import AdapterCard, write_card
 from curbside.agents.finetuning.export import machine, plain, versions
 from curbside.agents.finetuning.material import Lesson, Material
 from curbside.agents.finetuning.recipe import Recipe
@@ -94,6 +94,7 @@ def finetune_encoder(
         data_digest=material.digest,
         shots=material.shots,
         seed=material.seed,
+        modalities=material.modalities,
         labels=material.labels,
         tasks=material.by_task,
         options=material.options,
@@ -125,8 +126,7 @@ def finetune_encoder(
             }
             (temporary / TUNED_FILE).write_bytes(tensor_bytes(tensors))
         (temporary / HEADS_FILE).write_bytes(array_bytes(heads.arrays()))
-        (temporary / CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
-        (temporary / "README.md").write_text(page(card), "utf-8")
+        write_card(card, temporary)
     return card, False
 
 

@@ -42,13 +42,6 @@ def check_adapter(adapter: Path, base: Path, digest: str) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
-    weights = adapter / "adapter_model.safetensors"
-    if not weights.is_file() or not (adapter / "adapter_config.json").is_file():
-        raise UserError(
-            f"{adapter.name} is no LoRA adapter in safetensors (it needs adapter_config.json and "
-            "adapter_model.safetensors)",
-            hint="name another adapter in the fleet file, or none",
-        )
     if (adapter / CARD_FILE).is_file():
         card = read_card(adapter)
         if card.base_digest != digest:
@@ -58,6 +51,13 @@ def check_adapter(adapter: Path, base: Path, digest: str) -> None:
                 hint="adapt the base without it, or name the base that it was made on",
             )
         return
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file() or not (adapter / "adapter_config.json").is_file():
+        raise UserError(
+            f"{adapter.name} is no LoRA adapter in safetensors (it needs adapter_config.json and "
+            "adapter_model.safetensors)",
+            hint="name another adapter in the fleet file, or none",
+        )
     shapes = _shapes(base)
     try:
         with safe_open(weights, "pt") as f:

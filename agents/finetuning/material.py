@@ -79,6 +79,12 @@ class Material:
         """Task → lessons trained on."""
         return dict(sorted(Counter(lesson.task for lesson in self.train).items()))
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities of the cases that are learned from, where the manifest names them."""
+        named = {self.cases[x.row].modality for x in self.train}
+        return tuple(sorted(m for m in named if m))
+
     @cached_property
     def options(self) -> dict[str, tuple[str, ...]]:
         """Task → all options that its closed lessons offer."""
@@ -117,6 +123,7 @@ def material_of(
         held_out: share of the groups that early stopping watches.
         report: template whose items the columns of report cases are named after.
         closed_only: for encoders, which have heads and no words: open cases are refused.
+        role: whose cases; of another one than ``train`` a task may have one class.
 
     Raises:
         CasesError: rows that cannot be learned from; all of them are named.
@@ -140,7 +147,8 @@ def material_of(
         )
     _refuse_shared(cases, digests, role)
     usable = [x for x in lessons if x.row in digests]
-    _refuse_one_class(usable)
+    if role == "train":
+        _refuse_one_class(usable)
     watched = _watched(cases, usable, held_out, seed)
     learned = [x for x in usable if _group(cases[x.row]) not in watched]
     held = [x for x in usable if _group(cases[x.row]) in watched]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from curbside.agents.finetuning.card import CARD_FILE, AdapterCard, page
+from curbside.agents.finetuning.card import AdapterCard, write_card
 from curbside.agents.finetuning.dialogue import dialogues
 from curbside.agents.finetuning.export import base_digest, check_adapter, machine, plain, versions
 from curbside.agents.finetuning.families import FAMILIES, lora_targets
@@ -113,6 +113,7 @@ def finetune_vlm(
         data_digest=material.digest,
         shots=material.shots,
         seed=material.seed,
+        modalities=material.modalities,
         labels=material.labels,
         tasks=material.by_task,
         options=material.options,
@@ -134,8 +135,7 @@ def finetune_vlm(
     with run.finishing() as folder:
         trainer.model.save_pretrained(str(folder))
         plain(folder, base.name)
-        (folder / CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(page(card), encoding="utf-8")
+        write_card(card, folder)
     return card, False
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from curbside.commands.finetune_curve import finetune_curve
+from curbside.commands.finetune_promote import finetune_promote
 
 __all__ = ["register"]
 
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
         help="Adapt an agent to labelled cases, or see what labels buy.",
     )
     group.callback()(finetune)
+    group.command("promote")(finetune_promote)
     group.command("curve")(finetune_curve)
     app.add_typer(group, name="finetune")
 
