@@ -37,9 +37,13 @@ _POOLED = 1280
 
 @dataclass(frozen=True)
 class _Branch:
-    """Each option's map, float32 (k, 7, 7): what places add to its logit."""
+    """Each option's map, float32 (k, 7, 7): what places add to its logit.
+
+    ``tuned``: float32 (1, 1280), features of the adapted network where there is one.
+    """
 
     maps: Map
+    tuned: NDArray[np.float32] | None = None
 
 
 def activation(reader: Reader, inputs: Inputs, question: Question, option: str) -> Explanation:
@@ -63,7 +67,7 @@ def activation(reader: Reader, inputs: Inputs, question: Question, option: str) 
         kind="class_activation",
         option=option,
         grid=tuple(tuple(round(float(v), 6) for v in row) for row in grid),
-        share=_share(reader, inputs, question, at),
+        share=_share(reader, inputs, question, at, branch.tuned),
         note="logits by place, of the adapted branch; the rest of the decision has no place",
     )
 
@@ -80,14 +84,22 @@ def _branch(reader: Reader, inputs: Inputs, question: Question) -> _Branch | Non
         if task is None:
             return None
         if own:
-            return _of_head(reader.own[task], question, [tuned])
-        return _of_head(reader.foreign[task], question, [tuned, _frozen(inputs)])
+            return _of_head(reader.own[task], question, [tuned], _pooled(tuned))
+        both = [tuned, _frozen(inputs)]
+        return _of_head(reader.foreign[task], question, both, _pooled(tuned))
     if isinstance(reader, GeneralistReader):
         return _of_scorer(reader, inputs, question)
     return None
 
 
-def _of_head(head: Head, question: Question, maps: list[Map]) -> _Branch | None:
+def _pooled(maps: Map) -> NDArray[np.float32]:
+    """Maps (1280, 7, 7) to the features that they are the parts of, (1, 1280)."""
+    return np.asarray(maps.mean((1, 2))[None])
+
+
+def _of_head(
+    head: Head, question: Question, maps: list[Map], tuned: NDArray[np.float32] | None = None
+) -> _Branch | None:
     if any(o not in head.labels for o in question.options):
         return None
     rows = [head.labels.index(o) for o in question.options]
@@ -96,27 +108,34 @@ def _of_head(head: Head, question: Question, maps: list[Map]) -> _Branch | None:
         part = slice(i * _POOLED, (i + 1) * _POOLED)
         weight = head.weight[rows][:, part] / head.scale[part]
         total += np.tensordot(weight, values, 1) / values[0].size
-    return _Branch(total)
+    return _Branch(total, tuned)
 
 
 def _of_scorer(reader: GeneralistReader, inputs: Inputs, question: Question) -> _Branch:
     scorer, task = reader.scorer, match_task(question, reader.labels)
     values = reader.network.maps(inputs.grid)[0]
-    features = np.concatenate([values.mean((1, 2)), inputs.statistics[0]])
+    tuned = _pooled(values)
+    features = np.concatenate([tuned, inputs.statistics], axis=1)
     if task is None:
         options = reader.text.encode([option_text(o) for o in question.options])
     else:
         columns = [reader.labels[task].index(o) for o in question.options]
         options = scorer.options_of(task)[columns]
-    norm = float(np.linalg.norm(scorer.projected(features[None])))
+    norm = float(np.linalg.norm(scorer.projected(features)))
     matrix = scorer.weight[:, :_POOLED] / scorer.scale[:_POOLED]
     weight = scorer.SHARPNESS / max(norm, 1e-9) * options @ matrix
-    return _Branch(np.tensordot(weight, values, 1).astype(np.float32) / values[0].size)
+    return _Branch(np.tensordot(weight, values, 1).astype(np.float32) / values[0].size, tuned)
 
 
-def _share(reader: Reader, inputs: Inputs, question: Question, at: int) -> float:
+def _share(
+    reader: Reader,
+    inputs: Inputs,
+    question: Question,
+    at: int,
+    tuned: NDArray[np.float32] | None,
+) -> float:
     """How much of the blend's log-odds for the option the explained branch gives, 0 to 1."""
-    ((adapted, frozen),) = reader.opinions(inputs, [question])
+    ((adapted, frozen),) = reader.opinions(inputs, [question], tuned)
     if adapted is None or frozen is None:
         return 1.0
     blend: Blend = reader.blend

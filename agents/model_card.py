@@ -12,7 +12,9 @@ from curbside.agents.contract import AgentCard
 from curbside.agents.cost import BuildCost
 from curbside.responses import ResponseMatrix
 
-__all__ = ["model_card"]
+__all__ = ["TUNED_ON", "as_html", "model_card"]
+
+TUNED_ON = "On labelled cases of role `tune`, which also chose settings: somewhat too good."
 
 
 def model_card(
@@ -21,12 +23,14 @@ def model_card(
     cost: BuildCost | None = None,
     read: ResponseMatrix | None = None,
     modalities: Sequence[str] = (),
+    about: str = TUNED_ON,
 ) -> str:
     """The page.
 
     Args:
         read: what the fleet's agents said of labelled cases, and ``modalities`` of those
             cases, one each; None where nothing was read yet.
+        about: which cases these are.
     """
     what = {
         "kind": card.kind,
@@ -54,13 +58,21 @@ def model_card(
             f"{cost.train_seconds:.0f} s, at most {cost.peak_mib / 1024:.1f} GiB of memory."
         )
     lines += ["", "## What it got right", ""]
-    lines += _evaluation(card, read, modalities)
+    lines += _evaluation(card, read, modalities, about)
     lines += ["", "Research software, not a medical device. Not for clinical decisions.", ""]
     return "\n".join(lines)
 
 
+def as_html(page: str) -> str:
+    """A page as a fragment of HTML; HTML inside it stays text."""
+    from markdown_it import MarkdownIt
+
+    shown: str = MarkdownIt("js-default", {"linkify": False}).render(page)
+    return shown
+
+
 def _evaluation(
-    card: AgentCard, read: ResponseMatrix | None, modalities: Sequence[str]
+    card: AgentCard, read: ResponseMatrix | None, modalities: Sequence[str], about: str
 ) -> list[str]:
     if read is None or card.name not in read.agents:
         return ["Not evaluated yet."]
@@ -69,8 +81,7 @@ def _evaluation(
     known = read.truth >= 0
     names: NDArray[np.str_] = np.asarray(modalities, np.str_)
     rows = [
-        "On labelled cases of role `tune`, which also chose settings: somewhat too good. Intervals "
-        "are 95 % (Wilson); cases of one patient count as independent here.",
+        f"{about} Intervals are 95 % (Wilson); cases of one patient count as independent here.",
         "",
         "| modality | cases | answered | right |",
         "| --- | --- | --- | --- |",

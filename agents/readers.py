@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Probabilities = list[NDArray[np.float32] | None]
+Tuned = NDArray[np.float32] | None
 Opinions = list[tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]]
 
 
@@ -43,11 +44,14 @@ class Reader(Protocol):
     """``opinions`` gives (adapted, frozen) probabilities over each question's options.
 
     Either is None where that branch knows nothing of the question; ``blend`` joins them.
+    ``tuned``: features of the adapted network, float32 (n, 1280), where they are at hand.
     """
 
     blend: Blend
 
-    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions: ...
+    def opinions(
+        self, inputs: Inputs, questions: Sequence[Question], tuned: Tuned = None
+    ) -> Opinions: ...
 
 
 def read(reader: Reader, inputs: Inputs, questions: Sequence[Question]) -> Probabilities:
@@ -74,7 +78,9 @@ class LinearReader:
         self.heads, self.blend = heads, blend
         self._labels = heads.labels()
 
-    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions:
+    def opinions(
+        self, inputs: Inputs, questions: Sequence[Question], tuned: Tuned = None
+    ) -> Opinions:
         """See :class:`Reader`."""
         tasks = [match_task(q, self._labels, ambiguous=True) for q in questions]
         return [(None, p) for p in _by_head(self.heads, inputs.pooled, questions, tasks)]
@@ -108,9 +114,11 @@ class SpecialistReader:
         )
         return task, task in self.own
 
-    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions:
+    def opinions(
+        self, inputs: Inputs, questions: Sequence[Question], tuned: Tuned = None
+    ) -> Opinions:
         """See :class:`Reader`; its own tasks come first where the options fit several."""
-        tuned = self.network.features(inputs.grid)
+        tuned = self.network.features(inputs.grid) if tuned is None else tuned
         tasks = [self.task_of(q)[0] for q in questions]
         home = [t if t in self.own else None for t in tasks]
         away = [t if t in self.foreign else None for t in tasks]
@@ -215,11 +223,14 @@ class GeneralistReader:
         self.blend = blend
         self.labels = {t: list(names) for t, names in labels.items()}
 
-    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Opinions:
+    def opinions(
+        self, inputs: Inputs, questions: Sequence[Question], tuned: Tuned = None
+    ) -> Opinions:
         """See :class:`Reader`; None only for questions without options."""
         tasks = [match_task(q, self.labels) for q in questions]
         frozen = _by_head(self.frozen, inputs.fixed, questions, tasks)
-        features = np.concatenate([self.network.features(inputs.grid), inputs.statistics], 1)
+        tuned = self.network.features(inputs.grid) if tuned is None else tuned
+        features = np.concatenate([tuned, inputs.statistics], 1)
         out: Opinions = []
         for i, (question, task) in enumerate(zip(questions, tasks, strict=True)):
             if not question.options:

@@ -241,6 +241,13 @@ class CaseRecord(_Frozen):
     decided_at: str = ""
     notice: str = "Research software, not a medical device."
 
+    @property
+    def explained(self) -> Reading | None:
+        """The reading that counts, where it says what in the image it rests on or why it cannot."""
+        readers = (self.outcome.reader or "").split(" + ")
+        told = (r for r in self.responses if isinstance(r, Reading) and r.agent in readers)
+        return next((r for r in told if r.explanation is not None), None)
+
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON types."""
         return self.model_dump(mode="json")

@@ -179,19 +179,21 @@ class Router:
     def explain(self, study: Study, record: CaseRecord) -> Explanation:
         """What in the images the reading behind a record rests on, as far as that is known.
 
-        Only the reader is asked; an agent that cannot explain itself gives kind ``none``
-        or what it cited when it read.
+        What the record holds; where it holds nothing (it was written before records did),
+        the reader is asked.
         """
         reader = record.outcome.reader
         given = (r for r in record.responses if isinstance(r, Reading) and r.agent == reader)
         reading = next(given, None)
         if reading is None:
             return Explanation(kind="none", note="no explanation available: no model read it")
+        if reading.explanation is not None:
+            return reading.explanation
         agent = self._agents.get(reading.agent)
         if isinstance(agent, Explains) and reading.options:
             question = replace(study.question, options=reading.options, task=record.task)
             return agent.explain(replace(study, question=question), reading.answer)
-        return reading.explanation or Explanation(kind="none", note="no explanation available")
+        return Explanation(kind="none", note="no explanation available")
 
     def close(self) -> None:
         """Give back the connections to the stores."""

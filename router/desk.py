@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from curbside.agents.contract import Agent, AnyResponse
+from curbside.agents.contract import Agent, AnyResponse, Explains
 from curbside.assessments import Assessments
 from curbside.errors import ImageError, InternalError, UserError
 from curbside.indexes.assess import Assessor
 from curbside.indexes.features import FeatureSource, central_instance
-from curbside.readings import CaseRecord, Outcome, Status, Versions
+from curbside.readings import CaseRecord, Explanation, Outcome, Reading, Status, Versions
 from curbside.responses import ResponseStatus
 from curbside.router.explain import Told, explain, without_image
 from curbside.router.ledger import Ledger, case_key
@@ -246,12 +246,10 @@ class RouterDesk:
         if problem:
             record = without_image(base, problem["reason"], problem["message"])
         else:
-            told = Told(
-                base,
-                _said(state),
-                Verdict(**(state["verdict"] or {})),
-                state.get("assumed_question", False),
-            )
+            verdict = Verdict(**(state["verdict"] or {}))
+            question = unpack_question(state["question"])
+            said = self._shown(state["case"], question, _said(state), verdict)
+            told = Told(base, said, verdict, state.get("assumed_question", False))
             facts = unpack(state["assessment"] or {})
             (record,) = explain(facts, [told], self.serving, self._assessor)
         return {"record": self.keep([(state["key"], record)])[0].to_json()}
@@ -281,7 +279,8 @@ class RouterDesk:
             told = []
             for entry, verdict in zip(good, verdicts, strict=True):
                 question, assumed = self._question(entry)
-                told.append(Told(self._base(entry, question), entry.said, verdict, assumed))
+                shown = self._shown(entry.study.id, question, entry.said, verdict)
+                told.append(Told(self._base(entry, question), shown, verdict, assumed))
             found = explain(facts, told, self.serving, self._assessor)
             records = {r.case: r for r in found}
         for e in entries:
@@ -297,6 +296,22 @@ class RouterDesk:
             return self._open[case]
         except KeyError:
             raise InternalError(f"case {case} is not on the desk") from None
+
+    def _shown(
+        self, case: str, question: Question, said: Mapping[str, AnyResponse], verdict: Verdict
+    ) -> Mapping[str, AnyResponse]:
+        """What was said; the reading that counts also says what in the image it rests on."""
+        reading = said.get(verdict.reader) if verdict.reader else None
+        agent = self._agents.get(verdict.reader or "")
+        if not isinstance(reading, Reading) or reading.explanation or not reading.options:
+            return said
+        study = replace(self._entry(case).study, question=question)
+        found = (
+            agent.explain(study, reading.answer)
+            if isinstance(agent, Explains)
+            else Explanation(kind="none", note="no explanation available")
+        )
+        return {**said, reading.agent: reading.model_copy(update={"explanation": found})}
 
     def _question(self, entry: _Open) -> tuple[Question, bool]:
         """The question, with a known task's options filled in; and whether it was assumed."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from curbside.readings import CaseRecord, Reading, Status
+from curbside.readings import CaseRecord, Explanation, Reading, Status
 
-__all__ = ["render"]
+__all__ = ["render", "rests_on"]
 
 
 def render(record: CaseRecord) -> str:
@@ -55,10 +55,31 @@ def render(record: CaseRecord) -> str:
                 )[:3]
             )
             lines.append(f"  reading   {r.agent}: {said}")
+    if record.explained is not None and record.explained.explanation is not None:
+        lines.append(f"  rests on  {rests_on(record.explained.explanation)}")
     lines += [f"  dissent   {d}" for d in o.dissent]
     lines += [f"  what if   {c.change}: {c.then}" for c in o.counterfactuals]
     lines.append(f"\n  case {record.case}.  {record.notice}")
     return "\n".join(lines)
+
+
+def rests_on(explanation: Explanation) -> str:
+    """What an answer rests on, in words; where in the image, or what was cited, or that nothing
+    is known."""
+    if explanation.kind == "cited":
+        return "what it cites: " + "; ".join(explanation.citations)
+    if not explanation.grid:
+        return explanation.note or "no explanation available"
+    rows = explanation.grid
+    _, y, x = max((v, y, x) for y, row in enumerate(rows) for x, v in enumerate(row))
+    place = f"{_THIRDS[0][3 * y // len(rows)]} {_THIRDS[1][3 * x // len(rows[0])]}"
+    return (
+        f"the image's {place.replace('middle middle', 'middle')} above all (class activation for "
+        f"{explanation.option!r}; {100 * explanation.share:.0f} % of the decision has a place)"
+    )
+
+
+_THIRDS = (("upper", "middle", "lower"), ("left", "middle", "right"))
 
 
 def _task(record: CaseRecord) -> str:

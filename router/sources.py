@@ -16,8 +16,10 @@ from threading import Lock
 
 from curbside.archives import Member
 from curbside.config import Config
-from curbside.errors import StorageError
-from curbside.study import Instance, Study
+from curbside.errors import ImageError, StorageError
+from curbside.indexes.features import central_instance
+from curbside.readings import CaseRecord
+from curbside.study import Instance, Series, Study
 
 __all__ = ["SourceStore", "open_sources"]
 
@@ -66,6 +68,24 @@ class SourceStore:
             found = c.execute("SELECT places FROM images WHERE study = ?", (case,)).fetchone()
         series = json.loads(found[0]) if found else ()
         return tuple(tuple(_instance(*place) for place in s) for s in series)
+
+    def standing_for(self, record: CaseRecord) -> Instance | None:
+        """The image that a record was made from, where it is still here and still the same.
+
+        None also where another object of the study may have stood in for one that could not
+        be used.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+        series = tuple(Series(s) for s in self.images(record.case) if s)
+        if not series or record.incomplete:
+            return None
+        try:
+            found = central_instance(Study(id=record.case, series=series))
+            return found if found.digest() == record.content else None
+        except ImageError:
+            return None
 
     def forget(self, cases: Sequence[str]) -> None:
         """Remove what is known of cases.  Raises StorageError."""

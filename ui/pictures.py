@@ -6,6 +6,7 @@ on this machine, and no path of theirs is shown.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,27 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from curbside.errors import CurbsideError, ImageError
+from curbside.readings import CaseRecord, Explanation
+from curbside.router.render import rests_on
 from curbside.sniffing import PREFIX, is_dicom
 from curbside.study import Instance, Study
 from curbside.ui.viewer import Window, drawn, full_window, thumbnail
 from curbside.windows import WINDOWS
 
-__all__ = ["Picture", "Slices", "image_paths", "neighbour_picture", "picture", "slices_of"]
+__all__ = [
+    "Explained",
+    "Picture",
+    "Slices",
+    "explained_of",
+    "image_paths",
+    "neighbour_picture",
+    "picture",
+    "slices_of",
+    "with_explanation",
+]
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,51 @@ def picture(instance: Instance, *, modality_tag: str = "") -> Picture:
         return Picture(values, "values", (auto, whole))
     named = (Window(n.replace("_", " "), *w) for n, w in WINDOWS.items())
     return Picture(values, "HU", (auto, *named, whole))
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a reading rests on, as far as it is known, and the image that it was read from.
+
+    Args:
+        instance: None where that image is not here any more.
+        said: the same in words.
+        legend: what an overlay's colours mean.
+    """
+
+    explanation: Explanation
+    instance: Instance | None
+    said: str
+    legend: str
+
+
+def explained_of(record: CaseRecord, instance: Instance | None) -> Explained | None:
+    """From a record; None where no reading of it counts.
+
+    Args:
+        instance: the image that the record was made from, where it is here.
+    """
+    reading = record.explained
+    if reading is None or reading.explanation is None:
+        return None
+    found = reading.explanation
+    return Explained(
+        found,
+        instance if found.grid else None,
+        f"The reading rests on {rests_on(found)}." if found.kind != "none" else rests_on(found),
+        f"Orange speaks for “{found.option}”, blue against it; pale is little, not nothing. "
+        f"{100 * found.share:.0f} % of the decision has a place.",
+    )
+
+
+def with_explanation(png: bytes, explanation: Explanation) -> bytes:
+    """A PNG of the whole image with its explanation over it."""
+    from curbside.agents.activation import overlay
+
+    rgb = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    out = io.BytesIO()
+    Image.fromarray(overlay(rgb, explanation)).save(out, "PNG", compress_level=1)
+    return out.getvalue()
 
 
 def image_paths(built: Path, wanted: Sequence[str]) -> dict[str, Path]:

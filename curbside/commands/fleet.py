@@ -117,32 +117,19 @@ def card(
     name: Annotated[str, typer.Argument(help="An agent of the fleet.")], fleet: _Fleet = ""
 ) -> None:
     """Print an agent's model card: what it is, what it cost to build, what it got right."""
-    from curbside.agents.model_card import model_card
     from curbside.config import Config, load_config
-    from curbside.errors import NotBuilt, UserError
+    from curbside.errors import UserError
     from curbside.home import config_path, home
+    from curbside.router.model_cards import model_cards
     from curbside.router.workspace import Workspace
 
-    spec, path = fleet_file(fleet)
-    opened = _open(spec, path)
-    agents = {**opened.agents, **opened.people}
-    if name not in agents:
-        raise UserError(
-            f"there is no agent {name!r}; agents: {', '.join(agents)}", hint="curbside fleet list"
-        )
     config = load_config(config_path()) if config_path().is_file() else Config()
-    workspace = Workspace(home(), config)
-    read, modalities = None, []
-    try:
-        read = workspace.tune_responses()
-        of = {c.id: c.modality or "" for c in workspace.built_cases()}
-        modalities = [of.get(case, "") for case in read.cases]
-    except NotBuilt:
-        read = None
-    page = model_card(
-        agents[name].card, cost=opened.build_cost.get(name), read=read, modalities=modalities
-    )
-    typer.echo(page.rstrip())
+    pages = model_cards(Workspace(home(), config), _open(*fleet_file(fleet)))
+    if name not in pages:
+        raise UserError(
+            f"there is no agent {name!r}; agents: {', '.join(pages)}", hint="curbside fleet list"
+        )
+    typer.echo(pages[name].rstrip())
 
 
 def _open(spec: FleetSpec, path: Path) -> Fleet:

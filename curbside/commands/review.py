@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from curbside.config import Config
+    from curbside.readings import CaseRecord
     from curbside.router.ledger import Ledger
     from curbside.router.review import Event
 
@@ -39,14 +40,24 @@ def explain(
         int | None, typer.Option(min=0, help="An earlier record; default: the latest.")
     ] = None,
     config: Settings = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write a page with the image and what the reading rests on."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Why a recorded case went where it went, and what people did with it since."""
+    """Why a recorded case went where it went, and what people did with it since.
+
+    A page of --html holds the case's image, where it is on this machine: mind where it goes.
+    """
     from curbside.router.render import render
 
-    ledger, _ = _open(config)
+    ledger, settings = _open(config)
     record, events = ledger.record(case, revision), ledger.events(case)
     entry = ledger.get(case)
+    if html is not None:
+        _write_page(html, record, [_told(e) for e in events], settings)
+        typer.echo(f"page       {html}", err=True)
     if as_json:
         story = [{**vars(e), "kind": str(e.kind)} for e in events]
         body = {"revision": entry.revision, "record": record.to_json(), "events": story}
@@ -168,6 +179,34 @@ def _open(config: Path | None) -> tuple[Ledger, Config]:
 
     settings = load_config(config or config_path())
     return open_ledger(home(), settings.stores.ledger), settings
+
+
+def _write_page(path: Path, record: CaseRecord, story: list[str], settings: Config) -> None:
+    from contextlib import closing
+
+    from curbside.errors import ImageError, NotBuilt
+    from curbside.home import home
+    from curbside.router.case_page import case_page
+    from curbside.router.model_cards import model_cards
+    from curbside.router.sources import open_sources
+    from curbside.router.workspace import Workspace
+    from curbside.storage import write_text
+
+    image, card, store = None, "", open_sources(home(), settings)
+    if store is not None:
+        with closing(store):
+            found = store.standing_for(record)
+        try:
+            image = found.pixels() if found else None
+        except ImageError:
+            image = None
+    if record.explained is not None:
+        try:
+            cards = model_cards(Workspace(home(), settings))
+            card = cards.get(record.explained.agent, "")
+        except NotBuilt:
+            card = ""
+    write_text(path, case_page(record, story=story, image=image, card=card))
 
 
 def _told(event: Event) -> str:

@@ -7,7 +7,7 @@ import pytest
 from curbside.agents.contract import AgentCard
 from curbside.agents.cost import BuildCost
 from curbside.agents.fleet import Fleet
-from curbside.agents.model_card import model_card
+from curbside.agents.model_card import as_html, model_card
 from curbside.readings import Abstention, Reading
 from curbside.responses import ResponseMatrix
 
@@ -57,3 +57,9 @@ def test_what_is_not_known_is_said() -> None:
 def test_embedded_agents_have_cards(fleet: Fleet, name: str) -> None:
     page = model_card(fleet.agents[name].card, cost=fleet.build_cost[name])
     assert "labels" in page and "not for clinical use" in page
+
+
+def test_a_card_as_html_keeps_its_tables_and_runs_nothing() -> None:
+    page = as_html(model_card(CARD.model_copy(update={"limits": "<script>alert(1)</script>"})))
+    assert "<h1>a</h1>" in page and "<td>base/model</td>" in page
+    assert "<script" not in page and "&lt;script&gt;" in page

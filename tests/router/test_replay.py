@@ -105,6 +105,14 @@ def test_explain_shows_the_record_and_what_people_did() -> None:
     assert body["events"][0]["who"] == "dr-1" and body["record"]["outcome"]["answer"] == "no"
 
 
+@pytest.mark.usefixtures("home")
+def test_explain_writes_a_page_without_an_image_where_none_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "case.html"
+    call("explain", "common", "--html", str(path))
+    page = path.read_text()
+    assert "ANSWERED: intact" in page and "not on this machine" in page
+
+
 def test_replay_from_the_ledger_alone(home: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("policy:\n  kind: tier\n  alpha: 0.99\n")

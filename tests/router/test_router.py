@@ -16,7 +16,7 @@ from curbside.errors import Conflict, ImageError, UserError
 from curbside.phantom_dicom import as_dicom
 from curbside.readings import CaseRecord, Explanation, Status, Tier
 from curbside.router.desk import RouterDesk
-from curbside.router.render import render
+from curbside.router.render import render, rests_on
 from curbside.study import Instance, Question, Series, Study
 
 
@@ -299,6 +299,22 @@ def test_nothing_of_a_dicom_object_is_stored_but_hashes(world: World, tmp_path: 
         assert secret not in stored
 
 
+@pytest.mark.parametrize(
+    ("explanation", "said"),
+    [
+        (Explanation(kind="class_activation", option="x", share=0.5,
+                     grid=((0.0, 0.1, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 2.0))),
+         "the image's lower right above all (class activation for 'x'; 50 %"),
+        (Explanation(kind="class_activation", option="x", grid=((1.0,),)), "upper left"),
+        (Explanation(kind="cited", citations=("a shadow", "a line")), "cites: a shadow; a line"),
+        (Explanation(kind="none", note="no explanation available: why"), "available: why"),
+        (Explanation(kind="none"), "no explanation available"),
+    ],
+)  # fmt: skip
+def test_what_a_reading_rests_on_in_words(explanation: Explanation, said: str) -> None:
+    assert said in rests_on(explanation)
+
+
 def test_a_reading_is_explained_by_its_reader_or_said_not_to_be(
     world: World, tmp_path: Path
 ) -> None:
@@ -313,8 +329,23 @@ def test_a_reading_is_explained_by_its_reader_or_said_not_to_be(
     world.agents["specialist-xray"] = Explaining(own.card, own._answer)
     router = world.router(tmp_path)
     record = router.read(study("xray", "bones"))
-    assert router.explain(study("xray", "bones"), record).grid == ((1.0,),)
+    assert record.explained is not None and record.explained.explanation is not None
+    assert record.explained.explanation.grid == ((1.0,),)
     assert asked == [("intact", TASKS["bones"])]
+    assert router.explain(study("xray", "bones"), record).grid == ((1.0,),)
+    assert len(asked) == 1, "what the record holds is not asked again"
+    kept = router.ledger.record(record.case)
+    assert kept.explained == record.explained
+    before = record.model_copy(
+        update={
+            "responses": tuple(r.model_copy(update={"explanation": None}) for r in record.responses)
+        }
+    )
+    assert before.explained is None
+    assert router.explain(study("xray", "bones"), before).grid == ((1.0,),)
+    (batched,) = router.read_batch([study("xray", "bones", id="batched")])
+    assert batched.explained is not None
+    assert batched.explained.explanation == record.explained.explanation
     other = router.read(study("photo", "skin", id="other"))
     assert "no explanation" in router.explain(study("photo", "skin"), other).note
     bad = Study.from_image(b"", id="bad")

@@ -9,6 +9,7 @@ import pytest
 from curbside.archives import Member
 from curbside.config import Config, PrivacyConfig
 from curbside.errors import StorageError
+from curbside.readings import CaseRecord, Outcome, Status, Versions
 from curbside.router.sources import SourceStore, open_sources
 from curbside.study import Instance, Series, Study
 
@@ -47,3 +48,21 @@ def test_frames_and_members_of_archives_come_back_as_such(tmp_path: Path) -> Non
     assert store.images("a") == (frames, member)
     store.keep([Study("b", (Series((Instance(Member(b"PK", "1.dcm")), Instance(b"x"))),))])
     assert store.images("b") == ()
+
+
+def test_the_image_behind_a_record_is_found_only_while_it_is_the_same(tmp_path: Path) -> None:
+    store, path = SourceStore(tmp_path / "sources.sqlite"), tmp_path / "1.png"
+    path.write_bytes(b"pixels")
+    store.keep([Study.from_image(path, id="a")])
+    versions = Versions(code="1", encoder="e", index="i", calibration="c", policy="p", fleet="f")
+    outcome = Outcome(status=Status.NOT_ANALYSED, reasons=())
+    record = CaseRecord(
+        case="a", content=Instance(path).digest(), outcome=outcome, versions=versions
+    )
+    assert store.standing_for(record) == Instance(path)
+    assert store.standing_for(record.model_copy(update={"incomplete": ("truncated",)})) is None
+    assert store.standing_for(record.model_copy(update={"case": "b"})) is None
+    path.write_bytes(b"other pixels")
+    assert store.standing_for(record) is None
+    path.unlink()
+    assert store.standing_for(record) is None

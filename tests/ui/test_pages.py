@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from tests_router_world import TASKS, picture
 from tests_ui_words import words
 
 from curbside import RESEARCH_USE
-from curbside.readings import Status
+from curbside.agents.contract import FakeAgent
+from curbside.readings import Explanation, Status
 from curbside.router.ledger import case_key
 from curbside.router.review import Kind
-from curbside.study import Question
+from curbside.storage import write_bytes
+from curbside.study import Question, Study
 
 
 def rows(app) -> list[str]:
@@ -325,3 +328,27 @@ def test_the_map_is_drawn_by_the_worker(opened, home, jobs, world):
     app.run()
     assert app.get("plotly_chart")
     assert any("newest cases" in c.value for c in app.caption)
+
+
+def test_what_a_reading_rests_on_is_shown_over_the_image(opened, home, world, jobs, monkeypatch):
+    class Explaining(FakeAgent):
+        def explain(self, study, option):
+            grid = ((1.0, 0.0), (0.0, -1.0))
+            return Explanation(kind="class_activation", option=option, grid=grid, share=0.5)
+
+    own = world.agents["specialist-xray"]
+    monkeypatch.setitem(world.agents, "specialist-xray", Explaining(own.card, own._answer))
+    path = home / "images" / "explained.png"
+    write_bytes(path, picture("xray", 0, 5100))
+    question = Question(options=TASKS["bones"], task="bones")
+    router = world.router(home)
+    router.read(Study.from_image(path, id="study-explained", question=question))
+    router.close()
+    app = opened("case", case="study-explained", reader="Dr. A")
+    assert any("upper left above all" in c.value for c in app.caption)
+    app.toggle(key="rests-study-explained").set_value(True).run()
+    assert not app.exception
+    assert any(c.value.startswith("Orange speaks for") for c in app.caption)
+    app.toggle(key="cb_blind").set_value(True).run()
+    plain = opened("case", case="study-ct", reader="Dr. A")
+    assert any("no explanation available" in c.value.lower() for c in plain.caption)

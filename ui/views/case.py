@@ -14,11 +14,20 @@ from curbside.router.sources import open_sources
 from curbside.router.worklist import View
 from curbside.ui.components import error_state, state, text
 from curbside.ui.links import go_to, link_to
-from curbside.ui.pictures import Picture, Slices, picture, slices_of
+from curbside.ui.pictures import (
+    Explained,
+    Picture,
+    Slices,
+    explained_of,
+    picture,
+    slices_of,
+    with_explanation,
+)
 from curbside.ui.serving import config, ledger, queue
 from curbside.ui.session import frame, param, where
 from curbside.ui.viewer import Window, full_window, show
 from curbside.ui.views import case_decide, case_tabs
+from curbside.ui.views.case_decide import hidden
 from curbside.ui.worklist_rows import address_of, next_case, view_of
 
 __all__ = ["page"]
@@ -49,7 +58,7 @@ def page() -> None:
     _top(entry, view, ahead)
     left, right = st.columns([1.22, 1], gap="medium")
     with left:
-        _images(case, record)
+        _images(entry, record)
     with right:
         case_decide.panel(entry, record, ahead)
     case_tabs.tabs(entry, record)
@@ -107,7 +116,16 @@ def _picture(home: str, case: str, at: int, modality: str) -> Picture:
     return picture(_slices(home, case).instances[at], modality_tag=modality)
 
 
-def _images(case: str, record: CaseRecord) -> None:
+def _explained(record: CaseRecord) -> Explained | None:
+    store = open_sources(where(), config())
+    if store is None or record.explained is None:
+        return None
+    with closing(store):
+        return explained_of(record, store.standing_for(record))
+
+
+def _images(entry: Entry, record: CaseRecord) -> None:
+    case = entry.study
     try:
         slices = _slices(str(where()), case)
     except CurbsideError as e:
@@ -122,11 +140,12 @@ def _images(case: str, record: CaseRecord) -> None:
             )
         )
         return
-    _viewer(case, slices, record.modality or "")
+    explained = None if hidden(entry) else _explained(record)
+    _viewer(case, slices, record.modality or "", explained)
 
 
 @st.fragment
-def _viewer(case: str, slices: Slices, modality: str) -> None:
+def _viewer(case: str, slices: Slices, modality: str, explained: Explained | None) -> None:
     at = 0
     place = st.container()
     if len(slices) > 1:
@@ -147,13 +166,18 @@ def _viewer(case: str, slices: Slices, modality: str) -> None:
             st.html(error_state("This image cannot be shown", shown.problem, ""))
         return
     window, invert = _controls(case, shown)
-    with place:
-        show(
-            shown.png(window, invert=invert),
-            image=f"{case}/{at}",
-            alt=f"Image {at + 1} of {len(slices)} of case {case}"
-            + (f", window {window.centre:.0f} ± {window.width / 2:.0f}" if window else ""),
+    png = shown.png(window, invert=invert)
+    alt = f"Image {at + 1} of {len(slices)} of case {case}"
+    alt += f", window {window.centre:.0f} ± {window.width / 2:.0f}" if window else ""
+    if explained is not None:
+        over = explained.instance == slices.instances[at] and st.toggle(
+            "Show what the reading rests on", key=f"rests-{case}"
         )
+        st.caption(explained.legend if over else explained.said)
+        if over:
+            png, alt = with_explanation(png, explained.explanation), f"{alt}, {explained.legend}"
+    with place:
+        show(png, image=f"{case}/{at}", alt=alt)
 
 
 def _controls(case: str, shown: Picture) -> tuple[Window | None, bool]:
