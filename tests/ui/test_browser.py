@@ -35,6 +35,7 @@ from curbside.router.worklist import View, count, page
 from curbside.router.workspace import Workspace
 from curbside.study import Study
 from curbside.ui.console_bench import find_browser
+from curbside.ui.worklist_rows import SORT_WORDS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -278,6 +279,37 @@ def test_every_address_opens_and_opens_again(watched, console):
     assert page_.url == f"{console.address}/?waiting=false"
     page_.go_back()
     expect(page_.locator(".cb-id").first).to_have_text(case)
+
+
+def test_a_view_of_the_worklist_is_its_address(watched, console):
+    """A choice goes into the address; loaded anew, or a step back, the address is the view."""
+    page_ = watched.start()
+    shown = page_.locator("b.cb-num").first
+
+    def total(view: View) -> str:
+        ledger = console.ledger()
+        found = count(ledger, view)
+        ledger.close()
+        return f"{found.waiting if view.waiting else found.total:,}"
+
+    every = total(View(waiting=False))
+    answered = total(View(waiting=False, status=("answered",)))
+    assert answered != every
+    page_.get_by_text("Waiting only").click()
+    expect(shown).to_have_text(every)
+    page_.get_by_role("button", name="Answered").click()
+    expect(shown).to_have_text(answered)
+    watched.settle()
+    assert page_.url == f"{console.address}/?waiting=false&status=answered"
+    page_.reload()
+    expect(shown).to_have_text(answered)
+    watched.settle()
+    assert page_.url.endswith("status=answered")
+    page_.go_back()
+    expect(shown).to_have_text(every)
+    page_.goto(f"{console.address}/?waiting=false&status=answered&sort=confidence")
+    expect(shown).to_have_text(answered)
+    expect(page_.get_by_role("combobox", name="Order")).to_have_value(SORT_WORDS["confidence"])
 
 
 def test_ten_cases_are_triaged_by_keyboard_alone(watched, console):

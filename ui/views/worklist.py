@@ -29,6 +29,11 @@ __all__ = ["PAGE_SIZE", "page"]
 
 PAGE_SIZE = 25
 _STACK = "cb_cursors"
+_FACETS = {"modality": "Modality", "tier": "Tier", "route": "Asked", "flags": "Flags"}
+#: Keys of the filter widgets, and their names in the address.
+_FILTERS = ("status", "waiting", "q", *_FACETS, "sort", "down")
+#: What the address said of them when it was looked at last.
+_SEEN = "cb_address"
 _COLUMNS = (
     "7.4rem 6.6rem 4.2rem minmax(8rem,1.3fr) 3.4rem 3.2rem minmax(7rem,1fr) minmax(6rem,1fr) 6rem"
 )
@@ -38,7 +43,7 @@ _HEAD = ("status", "modality", "tier", "reading", "sure", "p", "asked", "flags",
 def page() -> None:
     """See the module."""
     frame("Worklist")
-    view = view_of(_chosen)
+    view = _chosen()
     counts = count(ledger(), view)
     if not counts.total and not page_of_ledger(ledger(), View(), limit=1).entries:
         st.html(
@@ -54,10 +59,37 @@ def page() -> None:
     _list(view, counts)
 
 
-def _chosen(name: str) -> Sequence[str]:
-    """What a filter says: the widget where it has been drawn, else the address."""
-    if name not in st.session_state:
-        return st.query_params.get_all(name)
+def _chosen() -> View:
+    """What the filters say; the address, where it was changed from outside: a link, a step back.
+
+    Streamlit's own binding to the address writes a choice as it is shown, count and all, so
+    that tomorrow's page would not know it.
+    """
+    said = {name: st.query_params.get_all(name) for name in _FILTERS}
+    if said != st.session_state.get(_SEEN) or "status" not in st.session_state:
+        view = view_of(said.__getitem__)
+        st.session_state[_SEEN] = said
+        st.session_state.update(
+            {name: list(getattr(view, name)) for name in ("status", *_FACETS)},
+            waiting=view.waiting,
+            q=view.text,
+            sort=view.sort,
+            down=view.descending,
+        )
+        return view
+    view = view_of(_widget)
+    if view != view_of(said.__getitem__):
+        address = address_of(view)
+        for name in _FILTERS:
+            if name in address:
+                st.query_params[name] = address[name]
+            else:
+                st.query_params.pop(name, None)
+        st.session_state[_SEEN] = {name: address.get(name, []) for name in _FILTERS}
+    return view
+
+
+def _widget(name: str) -> Sequence[str]:
     value = st.session_state[name]
     if isinstance(value, bool):
         return [str(value).lower()]
@@ -65,7 +97,7 @@ def _chosen(name: str) -> Sequence[str]:
 
 
 def _filters(view: View, counts: Counts) -> None:
-    """The filter widgets, bound to the address."""
+    """The filter widgets; :func:`_chosen` says what they start with."""
     by = counts.by
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.pills(
@@ -73,7 +105,6 @@ def _filters(view: View, counts: Counts) -> None:
             [str(s) for s in Status],
             selection_mode="multi",
             key="status",
-            bind="query-params",
             format_func=lambda s: (
                 f"{MARKS[Status(s)].glyph} {MARKS[Status(s)].word} {by['status'].get(s, 0):,}"
             ),
@@ -82,9 +113,7 @@ def _filters(view: View, counts: Counts) -> None:
         )
         st.toggle(
             "Waiting only",
-            value=True,
             key="waiting",
-            bind="query-params",
             on_change=_first_page,
             help="Cases that a person must still look at. Switch off to see answered ones too.",
         )
@@ -92,31 +121,24 @@ def _filters(view: View, counts: Counts) -> None:
         st.text_input(
             "Search",
             key="q",
-            bind="query-params",
             placeholder="Search ids, answers, tasks",
             label_visibility="collapsed",
             icon=":material/search:",
             on_change=_first_page,
             width=200,
         )
-        for facet, label in (
-            ("modality", "Modality"),
-            ("tier", "Tier"),
-            ("route", "Asked"),
-            ("flags", "Flags"),
-        ):
+        for facet, label in _FACETS.items():
             _facet(facet, label, by[facet], getattr(view, facet))
         st.selectbox(
             "Order",
             list(SORTS),
             key="sort",
-            bind="query-params",
             format_func=SORT_WORDS.__getitem__,
             label_visibility="collapsed",
             on_change=_first_page,
             width=165,
         )
-        st.toggle("Reverse", key="down", bind="query-params", on_change=_first_page)
+        st.toggle("Reverse", key="down", on_change=_first_page)
 
 
 def _facet(name: str, label: str, counts: dict[str, int], chosen: Sequence[str]) -> None:
@@ -126,7 +148,6 @@ def _facet(name: str, label: str, counts: dict[str, int], chosen: Sequence[str])
         label,
         values,
         key=name,
-        bind="query-params",
         format_func=lambda v: f"{words(v)} {counts.get(v, 0):,}",
         placeholder=label,
         label_visibility="collapsed",
