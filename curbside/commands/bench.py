@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
     bench.command("console")(bench_console)
     bench.command("studies")(bench_studies)
     bench.command("agent")(bench_agent)
+    bench.command("finetune-kill")(bench_finetune_kill)
     app.add_typer(bench, name="bench")
 
 
@@ -181,3 +183,39 @@ def bench_agent(
         f"  throughput lost {100 * result.throughput_lost:7.1f} %    "
         f"processor time more {100 * result.cpu_more:.1f} %"
     )
+
+
+def bench_finetune_kill(
+    points: Annotated[int, typer.Option(min=1, max=1000, help="Trainings to kill.")] = 20,
+    agent: Annotated[str, typer.Option(help="lite0, or the folder of a model.")] = "lite0",
+    cases: Annotated[
+        Path | None, typer.Option(help="Manifest to train on; default: phantoms.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the moments.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Kill -9 at random points of a training: the adapter that it ends with, byte for byte.
+
+    Exit code 1: an adapter differs from that of an undisturbed training.
+    """
+    import tempfile
+
+    from curbside.agents.finetuning.kill_drill import kill_drill
+    from curbside.phantoms import write_phantoms
+    from curbside.progress import bar
+
+    with tempfile.TemporaryDirectory() as name, bar("killing trainings", points) as advance:
+        folder = Path(name)
+        manifest = cases or write_phantoms(folder / "phantoms", scale=0.12)
+        found = kill_drill(agent, manifest, folder, points=points, seed=seed, advance=advance)
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+    else:
+        typer.echo(
+            f"an undisturbed training takes {found.seconds:.1f} s\n"
+            f"{found.points} trainings killed, {found.kills} times in all; a checkpoint was there "
+            f"to go on from after {found.went_on}\n"
+            f"{found.same} of {found.points} ended with the same adapter, byte for byte"
+        )
+    if found.same < found.points:
+        raise typer.Exit(1)
