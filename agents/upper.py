@@ -1,6 +1,6 @@
 """Fine-tuning the upper blocks of the trunk in torch; what was learned then serves without it.
 
-The loop is the same for a specialist (whole top block) and a generalist (LoRA): AdamW
+transformers' Trainer trains a specialist (whole top block) and a generalist (LoRA): AdamW
 with one cycle of the learning rate (Smith and Topin, Super-Convergence, 2019), left-right
 flips of the cached grid, dropout before the head.  Seeded: the same cases, seed and
 machine give the same weights.
@@ -8,10 +8,12 @@ machine give the same weights.
 
 from __future__ import annotations
 
+import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -137,18 +139,91 @@ def fine_tune(
         # a rise that ends with the very first step divides by zero in torch
         pct_start=0.2 if steps != 5 else 0.3,
     )
-    network.train()
-    head.train()
-    for rows, flipped in _batches(len(grid), recipe, rng):
+    batches = list(_batches(len(grid), recipe, rng))
+
+    def collate(one: list[tuple[NDArray[np.intp], NDArray[np.bool_]]]) -> dict[str, Any]:
+        ((rows, flipped),) = one
         values = grid[rows]
         values[flipped] = values[flipped][..., ::-1]
-        optimiser.zero_grad()
-        loss(network(_tensor(values)), rows).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        advance(1)
+        return {"grid": _tensor(values), "rows": rows}
+
+    _train(_Adapted(network, head, loss), batches, collate, (optimiser, schedule), seed, advance)
     network.eval()
     head.eval()
+
+
+class _Adapted(nn.Module):
+    """What transformers' Trainer is given: called with a batch, it returns the loss."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        head: nn.Module,
+        loss: Callable[[Tensor, NDArray[np.intp]], Tensor],
+    ) -> None:
+        super().__init__()
+        self.network, self.head, self._loss = network, head, loss
+
+    def forward(self, grid: Tensor, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        return {"loss": self._loss(self.network(grid), rows)}
+
+
+def _train(
+    model: nn.Module,
+    batches: Sequence[Any],
+    collate: Callable[[list[Any]], dict[str, Any]],
+    optimisers: tuple[Any, Any],
+    seed: int,
+    advance: Advance,
+) -> None:
+    """One step a batch, in the order given.
+
+    The Trainer seeds every stream of random numbers.  Dropout goes on with torch's as it was,
+    so that the weights are those of a plain loop, and the caller's other streams are put back.
+    """
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+    before = torch.random.get_rng_state()
+    streams = np.random.get_state(), random.getstate()  # noqa: NPY002 (it is seeded below)
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 0:
+                torch.random.set_rng_state(before)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            advance(1)
+
+    given = TrainingArguments(
+        # nothing is written: an agent is trained in a minute and kept whole
+        output_dir=tempfile.gettempdir(),
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=1,
+        num_train_epochs=1,
+        max_grad_norm=0.0,
+        seed=seed,
+    )
+    trainer = Trainer(
+        model,
+        given,
+        data_collator=collate,
+        train_dataset=list(batches),
+        optimizers=optimisers,
+        callbacks=[Watch()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    np.random.set_state(streams[0])  # noqa: NPY002
+    random.setstate(streams[1])
 
 
 def _batches(
