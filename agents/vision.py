@@ -29,7 +29,17 @@ from curbside.errors import ImageError
 from curbside.readings import Abstention, Explanation, Failure, Reading
 from curbside.study import Question, QuestionKind, Study, content_hash
 
-__all__ = ["Ask", "Engine", "FakeEngine", "Said", "Unsaid", "VisionAgent", "card_of", "turns"]
+__all__ = [
+    "Ask",
+    "Engine",
+    "FakeEngine",
+    "OrderEffect",
+    "Said",
+    "Unsaid",
+    "VisionAgent",
+    "card_of",
+    "turns",
+]
 
 _CLOSED = (QuestionKind.DIAGNOSIS, QuestionKind.VQA_CLOSED)
 _BLOCK = 64
@@ -108,6 +118,19 @@ class _OpenAnswer(BaseModel):
 
     answer: str
     evidence: list[str]
+
+
+@dataclass(frozen=True)
+class OrderEffect:
+    """Whether the order of the options moves an answer.
+
+    Args:
+        alone: over all turns, each shown alone.
+        averaged: over all turns that the average of ``decoding.orders`` could begin with.
+    """
+
+    alone: bool
+    averaged: bool
 
 
 @dataclass(frozen=True)
@@ -198,6 +221,31 @@ class VisionAgent:
             p.finish([next(said) for _ in p.asks]) if isinstance(p, _Task) else p for p in planned
         ]
 
+    def order_effect(self, study: Study) -> OrderEffect | None:
+        """Whether the order in which options are shown moves the answer to a closed question.
+
+        None where that cannot be told: another question, or no answer under one of the orders.
+        """
+        options = study.question.options
+        if study.question.kind not in _CLOSED or not isinstance(self._plan(study), _Task):
+            return None
+        images = encoded(study, self.limits)
+        every = turns(options, len(options))
+        asks = self._closed(study, study.question.text, every, images)
+        said = self.engine.say(asks)
+        rows = []
+        for order, one in zip(every, said, strict=True):
+            if isinstance(one, Unsaid) or not _is_distribution(one.probabilities, len(order)):
+                return None
+            rows.append([one.probabilities[order.index(o)] for o in sorted(options)])
+        alone = np.array(rows)
+        shown = [every.index(t) for t in turns(options, self.decoding.orders)]
+        # the same evenly spaced turns, begun at each of the options
+        averaged = np.array(
+            [alone[[(at + s) % len(every) for at in shown]].mean(0) for s in range(len(every))]
+        )
+        return OrderEffect(*(bool(len(set(p.argmax(1).tolist())) > 1) for p in (alone, averaged)))
+
     # -- one study -------------------------------------------------------------------------
 
     def _plan(self, study: Study) -> _Task | AnyResponse:
@@ -217,14 +265,19 @@ class VisionAgent:
         except ImageError as e:
             return self._fail(Unsaid("image", f"{e.reason}: {e.message}"))
         if question.kind in _CLOSED:
-            asks = self._closed(study, question.text, question.options, images)
+            orders = turns(question.options, self.decoding.orders)
+            asks = self._closed(study, question.text, orders, images)
             return _Task(asks, lambda said: self._choose(question, said))
         if question.kind == QuestionKind.REPORT:
             return self._draft(study, images)
         return _Task(self._open(study, images), self._answer)
 
     def _closed(
-        self, study: Study, text: str, options: Sequence[str], images: tuple[bytes, ...]
+        self,
+        study: Study,
+        text: str,
+        orders: Sequence[tuple[str, ...]],
+        images: tuple[bytes, ...],
     ) -> list[Ask]:
         return [
             Ask(
@@ -240,7 +293,7 @@ class VisionAgent:
                 letters=LETTERS[: len(order)],
                 seed=self.decoding.seed,
             )
-            for order in turns(options, self.decoding.orders)
+            for order in orders
         ]
 
     def _choose(self, question: Question, said: Sequence[Said | Unsaid]) -> AnyResponse:
@@ -324,7 +377,8 @@ class VisionAgent:
     def _draft(self, study: Study, images: tuple[bytes, ...]) -> _Task:
         asks, lengths = [], []
         for item in self.report.items:
-            some = self._closed(study, item.question, item.options, images)
+            orders = turns(item.options, self.decoding.orders)
+            some = self._closed(study, item.question, orders, images)
             asks += some
             lengths.append(len(some))
 

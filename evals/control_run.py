@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from curbside.evals.controls import (
     near_duplicates,
     option_order,
+    order_effect,
     png,
     question_only,
     rate,
     sample_rows,
     without_image,
 )
-from curbside.evals.protocol import GFULL
+from curbside.evals.protocol import GFULL, TWIN
 from curbside.evals.schema import Control
 from curbside.readings import CaseRecord, Status
 from curbside.study import Study
@@ -69,8 +70,11 @@ def run_controls(
         studies = [cases[int(i)].study() for i in rows]
         labels = [str(frame.label[i]) for i in rows]
         readers = [_readers(fleet, str(frame.predicted[i])) for i in rows]
-        out += without_image(studies, labels, readers, _blind(frame, scored, rows))
-        out.append(option_order(studies, readers))
+        served = {GFULL, fleet.fleet.generalist, *fleet.fleet.specialists.values()}
+        blind = _blind(frame, scored, rows)
+        out += without_image(studies, labels, readers, blind, together=served)
+        out += option_order(studies, readers, together=served)
+        out += order_effect(studies, readers)
     outcomes = result.outcomes
     best = outcomes.arms[result.best_single].right[outcomes.frame.scored].mean()
     out += question_only(known, cases, scored, float(best))
@@ -144,13 +148,16 @@ def changed(study: Study, change: Callable[[Any], Any]) -> Study:
 
 
 def _readers(fleet: TunedFleet, modality: str) -> list[Agent]:
-    agents = fleet.fleet.agents
-    names = [GFULL, fleet.fleet.specialists.get(modality, "")]
-    return [agents[n] for n in names if n in agents]
+    """Every agent that reads any modality or this one; a twin is its brother again."""
+    return [
+        a
+        for name, a in fleet.fleet.agents.items()
+        if name != TWIN and (not a.card.modalities or modality in a.card.modalities)
+    ]
 
 
-def _blind(frame: Frame, scored: Flags, rows: NDArray[np.intp]) -> float:
-    """The most that a reader who sees no image can expect on these rows.
+def _blind(frame: Frame, scored: Flags, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The most that a reader who sees no image can expect on each of these rows.
 
     It gives one answer a task, at best the commonest label; shares are those of all evaluated
     cases, or a few rows a task would flatter it.
@@ -159,4 +166,4 @@ def _blind(frame: Frame, scored: Flags, rows: NDArray[np.intp]) -> float:
     for task in set(frame.task[rows].tolist()):
         labels = frame.label[scored & (frame.task == task)]
         share[task] = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
-    return float(np.mean([share[str(t)] for t in frame.task[rows]])) if len(rows) else 0.0
+    return np.array([share[str(t)] for t in frame.task[rows]], np.float64)

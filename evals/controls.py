@@ -1,7 +1,7 @@
 """Controls in every run: what should not work must not, and what should not matter must not.
 
-Blank, noise and shuffled images (an agent that is still right reads the question, not the
-picture); a baseline that sees the question alone; the order of the options; near-duplicates
+Blank, noise and shuffled images, of each agent (one that is still right reads the question,
+not the picture); a baseline that sees the question alone; the order of the options; near-duplicates
 across roles; explanations; the route under harmless changes of the image.  Each is a
 number with its interval, the level it is held against, and a finding.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from curbside.agents.vision import VisionAgent
 from curbside.evals.schema import Control
 from curbside.readings import Reading
 from curbside.study import Study
@@ -30,6 +31,7 @@ __all__ = [
     "SAMPLE",
     "near_duplicates",
     "option_order",
+    "order_effect",
     "png",
     "question_only",
     "rate",
@@ -39,6 +41,8 @@ __all__ = [
 
 #: Cases that agents read again for a control.
 SAMPLE = 120
+#: Of these, cases whose options are shown to an agent in every order.
+ORDER_SAMPLE = 24
 #: Cosine of raw features from which two images are compared pixel by pixel.
 CLOSE = 0.97
 #: Correlation of 32 x 32 grey pictures from which two images count as nearly equal.
@@ -55,27 +59,33 @@ def rate(
     *,
     held_against: float | None = None,
     bad_above: bool = True,
+    agent: str = "",
+    tests: int = 1,
 ) -> Control:
     """A share with its Wilson interval; ``finding`` by the bound that would be bad.
 
     Args:
         held_against: level that must not be exceeded (``bad_above``) or must be reached.
+        agent: whom it is about.
+        tests: how many such findings stand side by side; the bound is Bonferroni's for them,
+            the interval that is shown is not.
     """
     from statsmodels.stats.proportion import proportion_confint
 
     if not n:
         return Control(
             name=name, about=about, n=0, value=None, ci_low=None, ci_high=None,
-            held_against=held_against, finding="not assessable",
+            held_against=held_against, finding="not assessable", agent=agent,
         )  # fmt: skip
     low, high = proportion_confint(hits, n, method="wilson")
     finding = "reported"
     if held_against is not None:
-        bad = low > held_against if bad_above else hits / n < held_against
+        bound, _ = proportion_confint(hits, n, alpha=0.05 / tests, method="wilson")
+        bad = bound > held_against if bad_above else hits / n < held_against
         finding = "found" if bad else "not found"
     return Control(
         name=name, about=about, n=n, value=hits / n, ci_low=float(low), ci_high=float(high),
-        held_against=held_against, finding=finding,
+        held_against=held_against, finding=finding, agent=agent,
     )  # fmt: skip
 
 
@@ -90,17 +100,22 @@ def without_image(
     studies: Sequence[Study],
     labels: Sequence[str],
     readers: Sequence[Sequence[Agent]],
-    blind: float,
+    blind: float | NDArray[np.float64],
+    *,
+    together: Collection[str] | None = None,
 ) -> list[Control]:
-    """How often agents are right on blank, noise and other cases' images.
+    """How often agents are right on blank, noise and other cases' images: together, then each.
 
     Args:
         studies: with a question each; ``labels`` are the truths.
         readers: of each study, the agents that read it.
         blind: share right of "always the task's commonest label", the most that a reader can
-            expect who sees no image.
+            expect who sees no image; one for all studies, or one each.
+        together: names of the agents that are pooled; None: all.
     """
-    out = []
+    out: list[Control] = []
+    each: list[Control] = []
+    level = np.broadcast_to(np.asarray(blind, np.float64), (len(studies),))
     rng = np.random.default_rng(0)
     blank = png(np.full((_SIZE, _SIZE, 3), 128, np.uint8))
     noise = [png(rng.integers(0, 256, (_SIZE, _SIZE, 3), np.uint8)) for _ in range(_NOISE_IMAGES)]
@@ -119,9 +134,30 @@ def without_image(
         "shuffled": "right on another case's image, of the same task and another label",
     }
     for kind, changed in kinds.items():
-        hits, n = _right(changed, labels, readers)
-        out.append(rate(f"{kind}_image", about[kind], hits, n, held_against=blind))
-    return out
+        by = _right(changed, labels, readers)
+        pooled = [b for name, b in by.items() if together is None or name in together]
+        out.append(
+            rate(
+                f"{kind}_image",
+                about[kind],
+                sum(int(right.sum()) for _, right in pooled),
+                sum(len(right) for _, right in pooled),
+                held_against=float(level.mean()) if len(level) else None,
+            )
+        )
+        each += [
+            rate(
+                f"{kind}_image",
+                about[kind],
+                int(right.sum()),
+                len(right),
+                held_against=float(level[rows].mean()) if len(rows) else None,
+                agent=name,
+                tests=len(by),
+            )
+            for name, (rows, right) in by.items()
+        ]
+    return out + each
 
 
 def question_only(
@@ -170,24 +206,64 @@ def question_only(
 
 
 def option_order(
-    studies: Sequence[Study], readers: Sequence[Sequence[Agent]], limit: float = 0.02
-) -> Control:
-    """Share of readings whose answer changes when the options come in reverse order."""
+    studies: Sequence[Study],
+    readers: Sequence[Sequence[Agent]],
+    limit: float = 0.02,
+    *,
+    together: Collection[str] | None = None,
+) -> list[Control]:
+    """Share of readings whose answer changes when the options come in reverse order.
+
+    Together, then each agent; see :func:`without_image`.
+    """
     reverse = [
         replace(s, question=replace(s.question, options=s.question.options[::-1])) for s in studies
     ]
-    moved = n = 0
+    about = "the answer changes when the options are reversed"
+    by: dict[str, tuple[int, int]] = {}
     for agent, rows in _by_agent(readers).items():
         first = agent.read_batch([studies[i] for i in rows])
         second = agent.read_batch([reverse[i] for i in rows])
-        for a, b in zip(first, second, strict=True):
-            if isinstance(a, Reading) and isinstance(b, Reading):
-                n += 1
-                moved += a.answer != b.answer
-    return rate(
-        "option_order", "the answer changes when the options are reversed", moved, n,
+        pairs = [
+            (a, b)
+            for a, b in zip(first, second, strict=True)
+            if isinstance(a, Reading) and isinstance(b, Reading)
+        ]
+        by[agent.card.name] = (sum(a.answer != b.answer for a, b in pairs), len(pairs))
+    pooled = [b for name, b in by.items() if together is None or name in together]
+    whole = rate(
+        "option_order", about, sum(m for m, _ in pooled), sum(n for _, n in pooled),
         held_against=limit,
     )  # fmt: skip
+    return [whole] + [
+        rate("option_order", about, moved, n, held_against=limit, agent=name, tests=len(by))
+        for name, (moved, n) in by.items()
+    ]
+
+
+def order_effect(
+    studies: Sequence[Study], readers: Sequence[Sequence[Agent]], limit: float = 0.02
+) -> list[Control]:
+    """Of each agent that is shown options in an order: answers that move with it.
+
+    Before averaging, over all turns of the options shown alone; and after, over all orders
+    that the average could have begun with.  Agents that are shown no order have none.
+    """
+    out = []
+    for agent, rows in _by_agent(readers).items():
+        if not isinstance(agent, VisionAgent):
+            continue
+        found = [e for i in rows[:ORDER_SAMPLE] if (e := agent.order_effect(studies[i]))]
+        for name, about, moved, held in (
+            ("option_order_alone", "the answer moves with the order, one order shown",
+             sum(e.alone for e in found), None),
+            ("option_order_averaged", "it moves with the order that the average begins with",
+             sum(e.averaged for e in found), limit),
+        ):  # fmt: skip
+            out.append(
+                rate(name, about, moved, len(found), held_against=held, agent=agent.card.name)
+            )
+    return out
 
 
 def near_duplicates(
@@ -269,15 +345,18 @@ def _other_labels(studies: Sequence[Study], labels: Sequence[str]) -> list[int |
 
 def _right(
     studies: Sequence[Study | None], labels: Sequence[str], readers: Sequence[Sequence[Agent]]
-) -> tuple[int, int]:
-    hits = n = 0
+) -> dict[str, tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """Agent → the rows that it gave a reading of, and whether that was right."""
+    by = {}
     for agent, rows in _by_agent(readers).items():
         asked = [(i, s) for i in rows if (s := studies[i]) is not None]
-        for (i, _), said in zip(asked, agent.read_batch([s for _, s in asked]), strict=True):
-            if isinstance(said, Reading):
-                n += 1
-                hits += said.answer == labels[i]
-    return hits, n
+        said = agent.read_batch([s for _, s in asked])
+        read = [(i, r) for (i, _), r in zip(asked, said, strict=True) if isinstance(r, Reading)]
+        by[agent.card.name] = (
+            np.array([i for i, _ in read], np.intp),
+            np.array([r.answer == labels[i] for i, r in read], bool),
+        )
+    return by
 
 
 def _by_agent(readers: Sequence[Sequence[Agent]]) -> Mapping[Agent, list[int]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from curbside.agents.model_card import as_html
 from curbside.evals.detail_tables import detail_tables
 from curbside.evals.schema import Summary
 from curbside.evals.table import SHOWN, control_cells, lines, number, percent, rows, source_of, span
@@ -51,8 +53,17 @@ def novelty_histogram(
     return out
 
 
-def render_report(summary: Summary, histogram: Histogram | None = None) -> str:
-    """The page.  ``histogram`` from :func:`novelty_histogram`; left out where None."""
+def render_report(
+    summary: Summary,
+    histogram: Histogram | None = None,
+    cards: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """The page.
+
+    Args:
+        histogram: from :func:`novelty_histogram`; left out where None.
+        cards: model cards in Markdown, by agent.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -79,12 +90,18 @@ def render_report(summary: Summary, histogram: Histogram | None = None) -> str:
         number=number,
         source=source_of,
         control_cells=control_cells,
+        cards={name: Markup(as_html(page)) for name, page in cards.items()},
     )
 
 
-def write_report(summary: Summary, path: Path, histogram: Histogram | None = None) -> None:
-    """Write the page atomically.  Raises StorageError."""
-    write_text(path, render_report(summary, histogram))
+def write_report(
+    summary: Summary,
+    path: Path,
+    histogram: Histogram | None = None,
+    cards: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write the page atomically; see :func:`render_report`.  Raises StorageError."""
+    write_text(path, render_report(summary, histogram, cards))
 
 
 def _plots(summary: Summary, histogram: Histogram | None) -> list[tuple[str, str, Any]]:

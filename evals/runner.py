@@ -24,6 +24,7 @@ from curbside.assessments import Assessments
 from curbside.config import Config, model_digest
 from curbside.errors import NotBuilt, UserError
 from curbside.evals.assessment_file import ASSESSMENTS_FILE, Known, save_assessments
+from curbside.evals.cards import write_cards
 from curbside.evals.evaluation import Result, evaluate
 from curbside.evals.frame import (
     Frame,
@@ -192,6 +193,7 @@ def run_evaluation(
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     )
     save_outcomes(result.outcomes, out / OUTCOMES_FILE)
+    write_cards(first, trained[0].test, out)
     write_summary(summary, out / "summary.json")
     return summary, result
 

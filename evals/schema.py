@@ -209,6 +209,8 @@ class Control(Strict):
     """The level that ``value`` is held against; null where it is only reported."""
     finding: Literal["found", "not found", "reported", "not assessable"]
     """``found``: something is wrong with the data or the agents; look before you trust."""
+    agent: str = ""
+    """The agent that it is about; empty: the served ones together, or none."""
 
 
 class Summary(Strict):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from curbside.config import Config, PolicyProvenance
 from curbside.errors import UserError
+from curbside.evals.cards import read_cards
 from curbside.evals.control_run import run_controls
 from curbside.evals.evaluation import Result
 from curbside.evals.matrix import read_matrix
@@ -157,7 +158,7 @@ def evaluate_manifest(
     )
     report = out / "report.html"
     if result is not None or not report.is_file():
-        write_report(summary, report, _histogram(result))
+        write_report(summary, report, _histogram(result), read_cards(out))
     return summary, result is None
 
 

@@ -99,7 +99,8 @@ def control_cells(c: Control) -> tuple[str, ...]:
 
     span = "–" if c.ci_low is None else f"{share(c.ci_low)} to {share(c.ci_high)}"
     said = {"found": "look here", "not found": "fine"}.get(c.finding, c.finding)
-    return c.name, str(c.n), share(c.value), span, share(c.held_against), said
+    name = f"{c.name}, {c.agent}" if c.agent else c.name
+    return name, str(c.n), share(c.value), span, share(c.held_against), said
 
 
 def _control_lines(summary: Summary) -> list[str]:
@@ -109,12 +110,40 @@ def _control_lines(summary: Summary) -> list[str]:
     found = [c for c in summary.controls if c.finding == "found"]
     assessed = sum(c.finding not in ("not assessable", "reported") for c in summary.controls)
     if not found:
-        return [f"controls   {assessed} assessed, none found anything"]
+        return [f"controls   {assessed} assessed, none found anything", *_by_agent(summary)]
     return [
-        f"controls   {c.name}: {c.about}: {_pc(c.value)} of {c.n} (held against "
-        f"{_pc(c.held_against)})"
+        f"controls   {c.name}{' of ' + c.agent if c.agent else ''}: {c.about}: {_pc(c.value)} of "
+        f"{c.n} (held against {_pc(c.held_against)})"
         for c in found
+    ] + _by_agent(summary)
+
+
+def _by_agent(summary: Summary) -> list[str]:
+    """What each agent does without the study's image, and with its options in another order."""
+    by: dict[str, dict[str, Control]] = {}
+    for c in summary.controls:
+        if c.agent:
+            by.setdefault(c.agent, {})[c.name] = c
+    if not by:
+        return []
+    width = max(map(len, by))
+    lines = [
+        f"by agent   {'':{width}}  cases  right on a blank, noise, another's image (blind at most)"
+        "  moved by the options' order"
     ]
+    for name, found in sorted(by.items()):
+        blank = found["blank_image"]
+        shares = ", ".join(_pc(found[f"{k}_image"].value) for k in ("blank", "noise", "shuffled"))
+        order = _pc(found["option_order"].value)
+        if "option_order_alone" in found:
+            order += (
+                f" (one order shown: {_pc(found['option_order_alone'].value)}, averaged: "
+                f"{_pc(found['option_order_averaged'].value)})"
+            )
+        lines.append(
+            f"           {name:{width}}  {blank.n:5}  {shares} ({_pc(blank.held_against)})  {order}"
+        )
+    return lines
 
 
 def print_summary(summary: Summary) -> None:

@@ -96,6 +96,7 @@ def eval_run(
     from curbside.cases import read_cases
     from curbside.config import load_config, load_policy_file
     from curbside.errors import UserError
+    from curbside.evals.cards import CARDS
     from curbside.evals.session import evaluate_manifest, recorded_agents
     from curbside.evals.suite import EvaluationRun, load_suite, table_lines, write_result
     from curbside.evals.suite_cases import suite_cases
@@ -148,6 +149,7 @@ def eval_run(
         typer.echo("nothing changed since this was evaluated: read from summary.json")
     typer.echo(f"summary    {out / 'summary.json'}")
     typer.echo(f"report     {out / 'report.html'}")
+    typer.echo(f"agents     {out / CARDS}")
 
 
 def eval_suites() -> None:

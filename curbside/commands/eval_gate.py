@@ -95,6 +95,7 @@ def eval_report(
 ) -> None:
     """Write a run's report again: one HTML file with plots, or Markdown, or JSON."""
     from curbside.errors import UserError
+    from curbside.evals.cards import read_cards
     from curbside.evals.markdown import run_page
     from curbside.evals.outcome_file import load_outcomes
     from curbside.evals.report import novelty_histogram, write_report
@@ -106,7 +107,8 @@ def eval_report(
     summary = load_summary(run)
     if path.suffix == ".html":
         f = (outcomes := load_outcomes(run)).frame
-        write_report(summary, path, novelty_histogram(outcomes.novelty, f.tier, f.usable))
+        histogram = novelty_histogram(outcomes.novelty, f.tier, f.usable)
+        write_report(summary, path, histogram, read_cards(run))
     elif path.suffix == ".md":
         write_text(path, run_page(summary))
     elif path.suffix == ".json":

@@ -173,11 +173,8 @@ def test_averaging_over_turns_takes_the_favour_of_position_away(server: FakeServ
     study = study_of(picture(1), question=ASKED)
 
     def single(question: Question) -> list[float]:
-        ask = replace(
-            agent._closed(study, "", question.options, (png(picture(1), agent.limits),))[0],
-            text=agent.prompt.ask_closed("", question.options, most=60),
-        )
-        (said,) = agent.engine.say([ask])
+        asks = agent._closed(study, "", (question.options,), encoded(study, agent.limits))
+        (said,) = agent.engine.say(asks)
         assert isinstance(said, Said)
         return list(said.probabilities)
 

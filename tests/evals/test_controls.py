@@ -14,6 +14,7 @@ from curbside.evals.control_run import _blind, explained
 from curbside.evals.controls import (
     near_duplicates,
     option_order,
+    order_effect,
     question_only,
     rate,
     sample_rows,
@@ -69,7 +70,7 @@ def studies(tmp_path):
 def test_a_reader_that_looks_is_lost_without_the_image(studies):
     asked, labels = studies
     agents = [[Looker()]] * len(asked)
-    blank, noise, shuffled = without_image(asked, labels, agents, blind=0.5)
+    blank, noise, shuffled = without_image(asked, labels, agents, blind=0.5)[:3]
     assert blank.value == noise.value == 0.5
     assert shuffled.value == 0.0
     assert {c.finding for c in (blank, noise, shuffled)} == {"not found"}
@@ -79,7 +80,65 @@ def test_a_reader_that_does_not_look_is_found(studies):
     asked, labels = studies
     cheat = Looker({s.id: label for s, label in zip(asked, labels, strict=True)})
     found = without_image(asked, labels, [[cheat]] * len(asked), blind=0.5)
-    assert [c.finding for c in found] == ["found"] * 3
+    assert [c.finding for c in found] == ["found"] * 6
+
+
+def test_each_agent_has_its_own_row_and_only_some_are_pooled(studies):
+    asked, labels = studies
+    cheat = Looker({s.id: label for s, label in zip(asked, labels, strict=True)})
+    cheat.card = cheat.card.model_copy(update={"name": "cheat"})
+    few = [[Looker(), cheat] if i < 30 else [Looker()] for i in range(len(asked))]
+    readers = [[few[0][0], *r[1:]] for r in few]  # one Looker object for all
+    level = np.linspace(0.2, 0.8, len(asked))
+    found = without_image(asked, labels, readers, level, together={"looker"})
+    assert [c.agent for c in found] == [""] * 3 + ["looker", "cheat"] * 3
+    pooled, looker, cheating = found[0], found[3], found[4]
+    assert (pooled.n, pooled.value) == (looker.n, looker.value) == (40, 0.5)
+    assert pooled.held_against == pytest.approx(0.5)
+    assert (cheating.n, cheating.finding) == (30, "found")
+    assert cheating.held_against == pytest.approx(level[:30].mean())
+    order = option_order(asked, readers, together={"looker"})
+    assert [(c.agent, c.value) for c in order] == [("", 0), ("looker", 0), ("cheat", 0)]
+
+
+def test_several_agents_are_held_to_a_stricter_bound():
+    alone = rate("x", "", 60, 100, held_against=0.5)
+    among = rate("x", "", 60, 100, held_against=0.5, tests=20, agent="a")
+    assert (alone.finding, among.finding) == ("found", "not found")
+    assert alone.ci_low == among.ci_low
+
+
+def test_the_order_of_options_before_and_after_averaging(studies):
+    """A model that always favours what is shown first, and one that knows what it sees."""
+    from curbside.agents.fleet_spec import CardSpec, Decoding, Limits, TransformersSpec
+    from curbside.agents.prompting import load_prompt
+    from curbside.agents.report_draft import load_report
+    from curbside.agents.vision import FakeEngine, Said, Unsaid, VisionAgent, card_of
+
+    def agent(answer, orders=4):
+        spec = TransformersSpec(kind="transformers", base="b", card=CardSpec(role="generalist"))
+        decoding = Decoding(orders=orders)
+        card, engine = card_of("vlm", "transformers", spec, "f"), FakeEngine(answer)
+        prompt, report = load_prompt("plain-1"), load_report("chest-1")
+        return VisionAgent(card, engine, prompt, report, decoding, Limits())
+
+    def first(ask):
+        return Said(probabilities=(0.7, 0.3))
+
+    def knows(ask):
+        sick = '"A": "sick"' in ask.text
+        return Said(probabilities=(0.9, 0.1) if sick else (0.1, 0.9))
+
+    asked, _ = studies
+    alone, averaged = order_effect(asked[:5], [[agent(first)]] * 1 + [[]] * 4)
+    assert (alone.value, alone.finding, alone.agent) == (1.0, "reported", "vlm")
+    assert (averaged.value, averaged.name) == (0.0, "option_order_averaged")
+    one = order_effect(asked[:1], [[agent(first, orders=1)]])[1]
+    assert one.value == 1.0
+    assert [c.value for c in order_effect(asked[:1], [[agent(knows)]])] == [0.0, 0.0]
+    lost = order_effect(asked[:1], [[agent(lambda a: Unsaid("timeout", "late"))]])
+    assert [c.finding for c in lost] == ["not assessable"] * 2
+    assert order_effect(asked, [[Looker()]] * len(asked)) == []
 
 
 def test_a_task_with_one_label_cannot_be_shuffled(studies):
@@ -90,8 +149,8 @@ def test_a_task_with_one_label_cannot_be_shuffled(studies):
 
 def test_the_order_of_the_options(studies):
     asked, _ = studies
-    assert option_order(asked, [[Looker()]] * len(asked)).value == 0
-    moved = option_order(asked, [[First()]] * len(asked))
+    assert option_order(asked, [[Looker()]] * len(asked))[0].value == 0
+    moved = option_order(asked, [[First()]] * len(asked))[0]
     assert (moved.value, moved.finding) == (1.0, "found")
 
 
@@ -171,4 +230,5 @@ def test_a_blind_reader_is_given_the_commonest_label_of_each_task(plant):
     frame = plant(lambda agent, modality: 0.8).everything
     rows = np.flatnonzero(frame.scored)[:30]
     assert _blind(frame, frame.scored, rows) == pytest.approx(1 / 3)  # three labels, even
-    assert _blind(frame, frame.scored, rows[:0]) == 0.0
+    assert len(_blind(frame, frame.scored, rows)) == 30
+    assert not len(_blind(frame, frame.scored, rows[:0]))

@@ -15,6 +15,7 @@ from curbside.cases import read_cases
 from curbside.config import Config
 from curbside.errors import ImageError, UserError
 from curbside.evals.assessment_file import load_assessments
+from curbside.evals.cards import read_cards
 from curbside.evals.matrix import read_matrix
 from curbside.evals.runner import Built, TunedFleet, evaluated, run_evaluation, tune_cases
 from curbside.indexes.assess import Assessor
@@ -158,6 +159,11 @@ def test_whole_way_and_reuse(built, place, tmp_path):
     assert "one few-shot draw" in summary.notes[0]
     assert result is not None and result.fallbacks[0] in NAMES[:2]
     assert (out / "responses.parquet").is_file()
+    cards = read_cards(out)
+    assert set(cards) == set(tuned.fleet.agents)
+    assert "On the labelled cases that this evaluation asked" in cards["specialist-cxr"]
+    assert "| all | 60 | 60 |" in cards["generalist-full"]
+    assert read_cards(tmp_path) == {}
     known = load_assessments(out)
     assert len(known.assessments) == 72
     assert known.serving == ("specialist-cxr", "specialist-fundus", "generalist-full")

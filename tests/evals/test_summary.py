@@ -18,7 +18,7 @@ from curbside.evals.costs import Prices, cost_rows, trunk_parameters
 from curbside.evals.detail_tables import detail_tables, markdown
 from curbside.evals.evaluation import evaluate
 from curbside.evals.report import novelty_histogram, render_report
-from curbside.evals.schema import Cost, Summary, json_schema
+from curbside.evals.schema import Control, Cost, Summary, json_schema
 from curbside.evals.summary import arm_costs, summarise, write_summary
 from curbside.evals.table import lines, print_summary, rows
 from curbside.indexes.lite0 import folded_weights
@@ -196,3 +196,29 @@ def test_tables_of_details_are_in_the_report_and_in_markdown(summary):
     text = "\n".join(markdown(tables))
     assert text.count("| --- |") == len(tables)
     assert detail_tables(summary.model_copy(update={"details": None, "costs": ()})) == []
+
+
+def test_model_cards_are_in_the_report_and_run_nothing(summary):
+    page = render_report(summary, None, {"a": "# a\n\n| x | y |\n| --- | --- |\n| <b>1 | 2 |"})
+    assert "<summary>a</summary><h1>a</h1>" in page and "&lt;b&gt;1" in page
+    assert "model cards" not in render_report(summary)
+
+
+def control(name, value, *, agent="", held=0.4, finding="not found"):
+    return Control(name=name, about="about", n=30, value=value, ci_low=0.1, ci_high=0.3,
+                   held_against=held, finding=finding, agent=agent)  # fmt: skip
+
+
+def test_controls_are_told_by_agent(summary):
+    names = ("blank_image", "noise_image", "shuffled_image", "option_order")
+    told = [control(n, 0.2) for n in names]
+    told += [control(n, 0.25, agent="vlm") for n in names]
+    told.append(control("option_order_alone", 0.6, agent="vlm", held=None, finding="reported"))
+    told.append(control("option_order_averaged", 0.1, agent="vlm", held=0.02, finding="found"))
+    said = "\n".join(lines(summary.model_copy(update={"controls": told})))
+    assert "option_order_averaged of vlm: about: 10.0 % of 30 (held against 2.0 %)" in said
+    assert "vlm     30  25.0 %, 25.0 %, 25.0 % (40.0 %)  25.0 % (one order shown: 60.0 %" in said
+    fine = "\n".join(lines(summary.model_copy(update={"controls": told[:4]})))
+    assert "4 assessed, none found anything" in fine and "by agent" not in fine
+    page = render_report(summary.model_copy(update={"controls": told}))
+    assert "option order averaged, vlm" in page

@@ -227,9 +227,10 @@ def test_words_equal_those_of_transformers_in_process(served: Served) -> None:
             (found,) = together([there.engine.endpoint.call("/chat/completions", body)])
             (said,) = here.engine.say([ask])
             assert isinstance(said, Said), said
-            assert (
-                found["choices"][0]["message"]["content"].strip() == json.loads(said.text)["answer"]
-            )
+            told = [found["choices"][0]["message"]["content"], json.loads(said.text)["answer"]]
+            # vLLM holds back the bytes of a last character that is not whole
+            there_said, here_said = (t.rstrip("\ufffd").strip() for t in told)
+            assert there_said == here_said
 
 
 def test_a_batch_of_fifty_studies_is_routed_through_the_real_server(
