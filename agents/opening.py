@@ -95,7 +95,7 @@ def open_agent(name: str, agent: AgentSpec, spec: FleetSpec, folder: Path | None
     found: Agent
     if agent.kind == "openai":
         found = open_(name, agent, spec.endpoints[agent.endpoint], folder)
-    elif agent.kind in ("transformers", "encoder"):
+    elif agent.kind in ("transformers", "encoder", "small-vlm"):
         found = open_(name, agent, folder)
     else:
         found = open_(name, agent)

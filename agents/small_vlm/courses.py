@@ -1,0 +1,108 @@
+"""Training through transformers' Trainer: one course at a time, resumable, in float32.
+
+A course is a model with a ``loss``, a fixed list of items and how a batch is made of them.
+Checkpoints lie in the course's folder until it is finished.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curbside.agents.small_vlm.packing import Group, pack, rows_of
+
+__all__ = ["ALIGNING", "READING", "VISUAL", "Course", "packed_batches", "run_course"]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast: ``count`` items of ``batch`` a step, at ``rate``."""
+
+    count: int
+    batch: int
+    rate: float
+    decay: float
+    every: int = 50
+
+
+ALIGNING = Course(count=32_000, batch=64, rate=1e-3, decay=0.05, every=250)
+READING = Course(count=5_000, batch=6, rate=1e-3, decay=0.01, every=40)
+#: As many items as there are questions; ``count`` is not used.
+VISUAL = Course(count=0, batch=6, rate=5e-4, decay=0.01, every=40)
+#: Longest packed row, in tokens.
+LONGEST = 320
+
+
+def packed_batches(
+    lessons: Sequence[Group], features: Tensor, visual: int
+) -> tuple[list[list[Group]], Callable[[list[list[Group]]], dict[str, Any]]]:
+    """Rows of lessons, and what makes a batch of some of them.
+
+    Args:
+        features: float16 (n, visual, channels) that the lessons' images number.
+    """
+
+    def collate(rows: list[list[Group]]) -> dict[str, Any]:
+        packed = pack(rows, visual)
+        return {"packed": packed, "features": features[packed.images].float()}
+
+    return rows_of(lessons, visual, LONGEST), collate
+
+
+def run_course(
+    model: Any,
+    items: Sequence[Any],
+    collate: Callable[[list[Any]], dict[str, Any]],
+    course: Course,
+    folder: Path,
+    *,
+    seed: int,
+    label: str,
+) -> None:
+    """Train, or go on from the last whole checkpoint in ``folder``."""
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    from curbside.agents.small_vlm.watch import Watch, last_whole
+    from curbside.progress import steps
+
+    whole = last_whole(folder)
+    for found in folder.glob("checkpoint-*"):
+        # what a kill left half-written
+        if found != whole:
+            shutil.rmtree(found, ignore_errors=True)
+    total = -(-len(items) // course.batch)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=course.batch,
+        num_train_epochs=1,
+        learning_rate=course.rate,
+        weight_decay=course.decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(20, total // 5),
+        max_grad_norm=1.0,
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        save_strategy="steps",
+        save_steps=course.every,
+        save_total_limit=1,
+        logging_steps=10,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=[],
+    )
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=list(items), data_collator=collate
+    )
+    trainer.remove_callback(PrinterCallback)
+    done = int(whole.name.rpartition("-")[2]) if whole else 0
+    with steps(label, total - done) as show:
+        trainer.add_callback(Watch(show))
+        trainer.train(resume_from_checkpoint=str(whole) if whole else None)

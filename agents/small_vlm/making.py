@@ -1,0 +1,249 @@
+"""Makes one small VLM of one seed in three stages: align, learn to read, then visual questions.
+
+Every stage leaves a folder of safetensors and is skipped where that is whole and was made of
+the same; within a stage a killed run goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curbside.agents.small_vlm.aligning import Aligner, settle
+from curbside.agents.small_vlm.courses import (
+    ALIGNING,
+    READING,
+    VISUAL,
+    Course,
+    packed_batches,
+    run_course,
+)
+from curbside.agents.small_vlm.lessons import corpus_lessons, drawn, visual_lessons
+from curbside.agents.small_vlm.model import Plan, SmallVlm
+from curbside.agents.small_vlm.packing import Group
+from curbside.agents.small_vlm.stored import adapted, save_adapter
+from curbside.agents.small_vlm.wording import Wording
+from curbside.cases import Case
+from curbside.storage import new_folder, tree_digest, write_text
+from curbside.study import content_hash
+
+__all__ = ["Courses", "Maker", "Material"]
+
+#: Raise when the code makes something else of the same inputs.
+_FORMAT = 1
+_MADE = "made.json"
+
+
+@dataclass(frozen=True)
+class Material:
+    """Cases to learn from and what is seen of them.
+
+    Args:
+        cases: of the corpus, role ``train``, each with a modality.
+        questions: visual questions, with attribute ``answer``; may be none.
+        features: float16 (len(cases) + len(questions), visual, channels), in this order.
+        digest: of the corpus's cases, and of the encoder.
+    """
+
+    cases: Sequence[Case]
+    questions: Sequence[Case]
+    features: Tensor
+    digest: str
+
+    def asking(self, keep: Callable[[Case], bool]) -> Material:
+        """The same with some of the questions."""
+        n = len(self.cases)
+        rows = [i for i, c in enumerate(self.questions) if keep(c)]
+        picked = [*range(n), *(n + i for i in rows)]
+        return replace(
+            self, questions=[self.questions[i] for i in rows], features=self.features[picked]
+        )
+
+    @property
+    def asked_digest(self) -> str:
+        """Of the cases and the visual questions."""
+        asked = [[c.id, c.question, c.attributes["answer"]] for c in self.questions]
+        return content_hash(self.digest, json.dumps(asked))
+
+
+@dataclass(frozen=True)
+class Courses:
+    """How long each stage is; the defaults were chosen on ``tune``."""
+
+    align: Course = ALIGNING
+    read: Course = READING
+    visual: Course = VISUAL
+    #: Rounds through the visual questions, and earlier lessons mixed in, as a share of all.
+    passes: int = 4
+    earlier: float = 0.3
+
+
+class Maker:
+    """Stages of one seed under one folder.
+
+    Args:
+        load: gives the language model and its tokenizer, frozen and fresh.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        material: Material,
+        load: Callable[[], tuple[Any, Any]],
+        *,
+        seed: int,
+        plan: Plan | None = None,
+        courses: Courses | None = None,
+    ) -> None:
+        self.folder, self.material, self._load, self.seed = folder, material, load, seed
+        self.plan, self.courses = plan or Plan(), courses or Courses()
+
+    def read(self) -> Path:
+        """The adapter after the corpus's questions; a folder of peft's files."""
+        align = self._mark("align", self.material.digest, self.courses.align)
+        read = self._mark("read", align, self.courses.read)
+        return self._stage("read", read, lambda work: self._learn_to_read(work, align))
+
+    def visual(self, name: str, keep: Callable[[Case], bool]) -> Path:
+        """The adapter after visual questions too, those that ``keep`` lets through."""
+        before = self.read()
+        material = self.material.asking(keep)
+        mark = self._mark(name, material.asked_digest, self.courses.visual, tree_digest(before))
+
+        def work(work: Path) -> Any:
+            model, wording = self._model()
+            peft = _resumed(model, before)
+            lessons = self._mixed(material, wording)
+            return self._run(peft, lessons, material.features, self.courses.visual, work, name)
+
+        return self._stage(name, mark, work)
+
+    # -- stages ------------------------------------------------------------------------------
+
+    def _learn_to_read(self, work: Path, align: str) -> Any:
+        cases, courses = self.material.cases, self.courses
+        features = self.material.features[: len(cases)]
+        model, wording = self._model()
+        self._aligned(model, wording, features, align)
+        peft = adapted(model)
+        course = drawn(cases, courses.read.count, self.seed + 1)
+        lessons = corpus_lessons(cases, course, wording, self.seed)
+        return self._run(peft, lessons, features, courses.read, work, "learning to read")
+
+    def _aligned(self, model: SmallVlm, wording: Wording, features: Tensor, mark: str) -> None:
+        from safetensors.torch import load_file, save_file
+
+        out, course = self.folder / "align", self.courses.align
+
+        if not _is_made(out, mark):
+            self._begin("align", mark)
+            targets = settle(model, self.material.cases, features, wording)
+
+            def collate(rows: list[int]) -> dict[str, Any]:
+                shown = {"truth": targets.truth[rows], "allowed": targets.allowed[rows]}
+                return {"features": features[rows].float(), **shown}
+
+            run_course(
+                Aligner(model, targets.states),
+                drawn(self.material.cases, course.count, self.seed),
+                collate,
+                course,
+                self.folder / "align-work",
+                seed=self.seed,
+                label="aligning",
+            )
+            with new_folder(out) as folder:
+                save_file(model.projector.state_dict(), str(folder / "projector.safetensors"))
+                _say_made(folder, mark)
+            shutil.rmtree(self.folder / "align-work", ignore_errors=True)
+        model.projector.load_state_dict(load_file(str(out / "projector.safetensors")))
+
+    def _mixed(self, material: Material, wording: Wording) -> list[Group]:
+        courses, n = self.courses, len(material.cases)
+        rows = {c.id: n + i for i, c in enumerate(material.questions)}
+        first: dict[Path, int] = {}
+        for c in material.questions:  # questions of one image share its prefix
+            first.setdefault(c.image, rows[c.id])
+        new = visual_lessons(
+            material.questions, lambda c: first[c.image], wording, self.seed, passes=courses.passes
+        )
+        questions = sum(len(g.questions) for g in new)
+        # a corpus lesson holds one question and a half
+        count = round(questions * courses.earlier / (1 - courses.earlier) / 1.5)
+        course = drawn(material.cases, count, self.seed + 2)
+        mixed = new + corpus_lessons(material.cases, course, wording, self.seed)
+        random.Random(self.seed).shuffle(mixed)
+        return mixed
+
+    def _run(
+        self,
+        peft: Any,
+        lessons: Sequence[Group],
+        features: Tensor,
+        course: Course,
+        work: Path,
+        label: str,
+    ) -> Any:
+        rows, collate = packed_batches(lessons, features, self.plan.visual)
+        run_course(peft, rows, collate, course, work, seed=self.seed, label=label)
+        return peft
+
+    # -- what is made once --------------------------------------------------------------------
+
+    def _model(self) -> tuple[SmallVlm, Wording]:
+        torch.manual_seed(self.seed)
+        language, tokenizer = self._load()
+        return SmallVlm(language, self.plan), Wording(tokenizer)
+
+    def _stage(self, name: str, mark: str, work: Callable[[Path], Any]) -> Path:
+        out = self.folder / name
+        if not _is_made(out, mark):
+            self._begin(name, mark)
+            peft = work(self.folder / f"{name}-work")
+            with new_folder(out) as folder:
+                save_adapter(peft, folder)
+                _say_made(folder, mark)
+            shutil.rmtree(self.folder / f"{name}-work", ignore_errors=True)
+        return out
+
+    def _begin(self, name: str, mark: str) -> None:
+        """Checkpoints of another course are not gone on from."""
+        work = self.folder / f"{name}-work"
+        note = work / "course"
+        if work.is_dir() and (not note.is_file() or note.read_text("utf-8") != mark):
+            shutil.rmtree(work)
+        write_text(note, mark)
+
+    def _mark(self, name: str, *parts: Any) -> str:
+        known = [asdict(p) if isinstance(p, Course) else p for p in parts]
+        own = [_FORMAT, name, self.seed, asdict(self.plan), self.courses.passes]
+        return content_hash(json.dumps([own, known, self.courses.earlier], sort_keys=True))
+
+
+def _resumed(model: SmallVlm, folder: Path) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+
+
+def _say_made(folder: Path, mark: str) -> None:
+    files = tree_digest(folder)
+    (folder / _MADE).write_text(json.dumps({"mark": mark, "files": files}), encoding="utf-8")
+
+
+def _is_made(folder: Path, mark: str) -> bool:
+    try:
+        made = json.loads((folder / _MADE).read_text(encoding="utf-8"))
+        files = tree_digest(folder)
+    except (OSError, ValueError):
+        return False
+    files.pop(_MADE, None)
+    return isinstance(made, dict) and made == {"mark": mark, "files": files}
