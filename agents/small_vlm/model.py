@@ -25,6 +25,10 @@ __all__ = ["ADAPTED", "Plan", "Projector", "SmallVlm"]
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+#: Texts whose lower states are kept, about 80 KB each.
+MEMORY = 10_000
+
+
 @dataclass(frozen=True)
 class Plan:
     """The shape of the model: what is stored beside the adapter.
@@ -36,7 +40,7 @@ class Plan:
         rank: of LoRA; its scale is 2.
     """
 
-    entry: int = 22
+    entry: int = 26
     channels: int = 1280
     hidden: int = 768
     visual: int = 16
@@ -80,10 +84,15 @@ class SmallVlm(nn.Module):
 
     Args:
         language: a LlamaForCausalLM; frozen here, peft adds its adapters.
-        memory: texts whose lower states are kept.
+        kept: lower states of texts, by text; models of one base and plan may share them.
     """
 
-    def __init__(self, language: Any, plan: Plan, *, memory: int = 20_000) -> None:
+    def __init__(
+        self,
+        language: Any,
+        plan: Plan,
+        kept: OrderedDict[tuple[int, ...], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         config = language.config
         if not 0 <= plan.entry < config.num_hidden_layers:
@@ -91,8 +100,7 @@ class SmallVlm(nn.Module):
         self.plan = plan
         self.language = language.requires_grad_(False)
         self.projector = Projector(plan.channels, plan.hidden, config.hidden_size)
-        self._kept: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
-        self._memory = memory
+        self._kept = OrderedDict() if kept is None else kept
 
     @property
     def start(self) -> int:
@@ -180,7 +188,7 @@ class SmallVlm(nn.Module):
         out = [self._kept[x] for x in texts]
         for x in texts:
             self._kept.move_to_end(x)
-        while len(self._kept) > max(self._memory, len(texts)):
+        while len(self._kept) > max(MEMORY, len(texts)):
             self._kept.popitem(last=False)
         return out
 

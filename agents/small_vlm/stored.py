@@ -8,16 +8,25 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from curbside.agents.small_vlm.language import load_language
+from curbside.agents.small_vlm.language import Base, load_language
 from curbside.agents.small_vlm.model import ADAPTED, Plan, SmallVlm
 from curbside.agents.small_vlm.wording import Wording
 from curbside.errors import AgentUnavailable
 from curbside.storage import tree_digest
 
-__all__ = ["FACTS_FILE", "Facts", "adapted", "opened", "read_facts", "facts_of", "save_adapter", "write_facts"]
+__all__ = [
+    "ADAPTER_FILES",
+    "FACTS_FILE",
+    "Facts",
+    "adapted",
+    "opened",
+    "read_facts",
+    "save_adapter",
+    "with_adapter",
+]
 
 FACTS_FILE = "small-vlm.json"
-_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 class Facts(BaseModel):
@@ -62,19 +71,9 @@ def save_adapter(model: Any, folder: Path) -> dict[str, str]:
     """Write peft's files and nothing else; their SHA-256 by name."""
     model.save_pretrained(str(folder))
     for path in folder.iterdir():
-        if path.name not in _FILES:
+        if path.name not in ADAPTER_FILES:
             path.unlink()
     return tree_digest(folder)
-
-
-def write_facts(facts: Facts, folder: Path) -> None:
-    """Beside the adapter's files."""
-    (folder / FACTS_FILE).write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def facts_of(plan: Plan, language: str, encoder: str, files: dict[str, str]) -> Facts:
-    """Before a temperature is fitted."""
-    return Facts(plan=asdict(plan), language=language, encoder=encoder, files=files)
 
 
 def read_facts(folder: Path) -> Facts:
@@ -87,7 +86,7 @@ def read_facts(folder: Path) -> Facts:
     try:
         facts = Facts.model_validate_json((folder / FACTS_FILE).read_bytes())
         plan = Plan(**facts.plan)
-        found = {k: v for k, v in tree_digest(folder).items() if k in _FILES}
+        found = {k: v for k, v in tree_digest(folder).items() if k in ADAPTER_FILES}
     except (OSError, ValidationError, TypeError) as e:
         raise AgentUnavailable(
             f"there is no whole small VLM here ({type(e).__name__})", hint=hint
@@ -97,6 +96,19 @@ def read_facts(folder: Path) -> Facts:
     return facts
 
 
+def with_adapter(base: Base, plan: Plan, folder: Path, *, learning: bool = False) -> Any:
+    """The base with a stored adapter, as peft gives it.  Raises AgentUnavailable."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base.fresh(plan), str(folder), is_trainable=learning)
+    except (OSError, ValueError, RuntimeError, KeyError) as e:
+        raise AgentUnavailable(
+            f"the small VLM's adapter does not fit ({type(e).__name__})",
+            hint="make demo-vlm makes it again",
+        ) from None
+
+
 def opened(folder: Path) -> tuple[SmallVlm, Wording, Facts]:
     """The model, ready to be asked.
 
@@ -104,22 +116,12 @@ def opened(folder: Path) -> tuple[SmallVlm, Wording, Facts]:
         MissingExtra: the language model is not installed.
         AgentUnavailable: see :func:`read_facts`; also where it belongs to another base.
     """
-    from peft import PeftModel
-
     facts = read_facts(folder)
-    language, tokenizer, name = load_language()
-    if name != facts.language:
+    base = load_language()
+    if base.name != facts.language:
         raise AgentUnavailable(
-            f"the small VLM belongs to {facts.language}, and {name} is installed",
+            f"the small VLM belongs to {facts.language}, and {base.name} is installed",
             hint="make demo-vlm installs what it needs",
         )
-    model = SmallVlm(language, Plan(**facts.plan))
-    try:
-        peft = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, RuntimeError, KeyError) as e:
-        raise AgentUnavailable(
-            f"the small VLM's adapter does not fit ({type(e).__name__})",
-            hint="make demo-vlm makes it again",
-        ) from None
-    inner: SmallVlm = peft.base_model.model.eval()
-    return inner, Wording(tokenizer), facts
+    inner: SmallVlm = with_adapter(base, Plan(**facts.plan), folder).base_model.model.eval()
+    return inner, base.wording, facts

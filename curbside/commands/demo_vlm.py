@@ -1,0 +1,115 @@
+"""``curbside demo-vlm``: train a small vision-language model, judge it, put it into the fleet."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from curbside.cases import Cases
+    from curbside.router.workspace import Workspace
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``demo-vlm`` to the command line."""
+    app.command("demo-vlm")(demo_vlm)
+
+
+def demo_vlm(
+    cases: Annotated[
+        Path | None, typer.Option(help="Manifest; default: the corpus of real images.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings, each of its seed.")] = 3,
+    evaluate: Annotated[
+        bool, typer.Option(help="Also evaluate the fleet with it, as curbside eval run does.")
+    ] = True,
+) -> None:
+    """Make a small vision-language model of packages and labelled cases, and measure it.
+
+    SmolLM2-135M sees images through the default encoder and a trained projector.  Needs the
+    extra ``vlm`` and what ``curbside demo`` builds.  Killed at any moment, it goes on.
+    """
+    from curbside import RESEARCH_USE
+    from curbside.agents.small_vlm.language import language_file, load_language
+    from curbside.cases import read_cases
+    from curbside.config import Config, load_config
+    from curbside.errors import UserError
+    from curbside.evals.small_vlm_run import Run
+    from curbside.evals.small_vlm_table import lines, write_report
+    from curbside.home import config_path, corpus_manifest, home
+    from curbside.router.workspace import Workspace
+
+    started = time.perf_counter()
+    language_file()  # what is missing is said before anything is encoded
+    typer.echo(RESEARCH_USE)
+    manifest = cases or corpus_manifest()
+    if manifest is None:
+        raise UserError(
+            "there are no real images to learn from",
+            hint="set CURBSIDE_CORPUS, or give --cases MANIFEST (docs/cases.md)",
+        )
+    everything = read_cases(manifest)
+    config = load_config(config_path()) if config_path().is_file() else Config()
+    workspace = Workspace(home(), config)
+    workspace.build(everything)
+    folder = home() / "small-vlm"
+    questions = _questions(manifest, folder)
+    run = Run(folder, everything, questions, workspace.source, load_language)
+    g16 = workspace.fleet().agents.get("generalist-16")
+    rows = run.table(range(seeds), {"G16": g16} if g16 is not None else {})
+    agent = run.agent(0)
+    write_report(rows, run.facts(range(seeds)), folder)
+    for line in lines(rows):
+        typer.echo(line)
+    typer.echo(f"table      {folder / 'results.md'}")
+    typer.echo(f"agent      {agent}")
+    _join(workspace, everything, agent, evaluate)
+    typer.echo(f"took       {time.perf_counter() - started:.0f} s")
+
+
+def _questions(manifest: Path, folder: Path) -> Cases | None:
+    """VQA-RAD beside the corpus, where it is."""
+    from curbside.evals.importers import import_cases
+
+    path = manifest.parent / "vqa" / "vqa-rad"
+    if not path.is_dir():
+        typer.echo("  no VQA-RAD beside the manifest: visual questions are not learned")
+        return None
+    return import_cases("vqa-rad", path, folder / "vqa-rad.jsonl")
+
+
+def _join(workspace: Workspace, cases: Cases, agent: Path, evaluate: bool) -> None:
+    """A fleet file with the small VLM beside the others, and a configuration that serves it."""
+    from curbside.agents.small_vlm.joining import write_fleet
+    from curbside.config import load_config, save_config
+    from curbside.evals.session import evaluate_manifest
+    from curbside.evals.small_vlm_table import place_lines
+    from curbside.evals.table import print_summary
+    from curbside.home import home
+    from curbside.router.workspace import Workspace as Opened
+
+    fleet = home() / "small-vlm.fleet.yaml"
+    config = home() / "small-vlm.yaml"
+    write_fleet(workspace.fleet_spec, agent, fleet)
+    own = workspace.config
+    stores = own.stores.model_copy(update={"index": "small-vlm/index"})
+    there = own.fleet.model_copy(update={"file": fleet.name})
+    save_config(own.model_copy(update={"stores": stores, "fleet": there}), config)
+    typer.echo(f"fleet      {fleet}  (in use with --config {config})")
+    if not evaluate:
+        typer.echo(f"next       curbside build --cases {cases.path} --config {config}")
+        return
+    served = Opened(home(), load_config(config))
+    served.build(cases)
+    out = home() / "evaluation-vlm"
+    summary, _ = evaluate_manifest(served, cases, out)
+    typer.echo()
+    print_summary(summary)
+    for line in place_lines(summary):
+        typer.echo(line)
+    typer.echo(f"report     {out / 'report.html'}")
