@@ -12,20 +12,22 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
 from curbside.errors import StorageError
 from curbside.readings import CaseRecord
 from curbside.router.desk import RouterDesk
-from curbside.router.ledger import Ledger, process_name
+from curbside.router.ledger import LEASE_SECONDS, Ledger, process_name
 from curbside.study import Study
 
 __all__ = ["BLOCK", "decided", "owner_name", "read"]
 
 #: Studies of one block: three are under way at once, and their features fit the source's memory.
 BLOCK = 64
+#: Seconds between two renewals of what is claimed: a block of slow agents may outlast a lease.
+_RENEW = LEASE_SECONDS / 4
 #: Seconds between two looks at cases that another process is at work on.
 _POLL = 0.2
 
@@ -77,7 +79,7 @@ def read(desk: RouterDesk, ledger: Ledger, studies: Iterable[Study]) -> Iterator
     owner = owner_name()
     later: list[Study] = []
     ledger.release_dead()
-    try:
+    with _holding(ledger, owner):
         for block in _ahead(studies, lambda s: _claimed(desk, ledger, owner, s, later), desk):
             yield _finished(desk, block)
         while later:
@@ -88,8 +90,29 @@ def read(desk: RouterDesk, ledger: Ledger, studies: Iterable[Study]) -> Iterator
             if later:
                 time.sleep(_POLL)
                 ledger.release_dead()
+
+
+@contextmanager
+def _holding(ledger: Ledger, owner: str) -> Iterator[None]:
+    """Renew the owner's claims as long as the block runs; then give back what is unfinished.
+
+    Best effort: where the ledger fails, leases end by themselves, and an outcome that another
+    process was quicker to write stays.
+    """
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(_RENEW):
+            with suppress(StorageError):
+                ledger.renew(owner)
+
+    thread = threading.Thread(target=renew, name="curbside-renew", daemon=True)
+    thread.start()
+    try:
+        yield
     finally:
-        # best effort: where the ledger fails, leases end by themselves
+        done.set()
+        thread.join()
         with suppress(StorageError):
             ledger.release(owner)
 

@@ -37,6 +37,7 @@ from curbside.router.review import Event, Kind, answer_of, reviewed
 from curbside.study import Question, content_hash
 
 __all__ = [
+    "LEASE_SECONDS",
     "Entry",
     "Ledger",
     "case_key",
@@ -140,6 +141,12 @@ class Ledger:
                 held = select(claims.c.key).where(open_ & (claims.c.owner == owner))
                 mine |= set(c.scalars(held))
         return mine
+
+    def renew(self, owner: str, *, seconds: float = LEASE_SECONDS) -> None:
+        """Hold what an owner has claimed and not finished for longer."""
+        mine = (claims.c.owner == owner) & claims.c.finished_at.is_(None)
+        with writing(self.engine) as c:
+            c.execute(update(claims).where(mine).values(expires_at=time.time() + seconds))
 
     def release_dead(self) -> None:
         """Give back at once what killed processes of this machine had claimed."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from curbside.readings import CaseRecord
 from curbside.router import flow
 from curbside.router.api import Router
 from curbside.router.desk import RouterDesk
+from curbside.router.ledger import Ledger
 from curbside.router.parts import SCHEMA, table_of
 from curbside.study import Question, Study
 
@@ -220,6 +223,32 @@ def test_two_at_once_share_the_cases(world: World, tmp_path: Path) -> None:
         assert sorted(r.case for r in found[i]) == [s.id for s in many(60)]
     assert len(world.asked) == 60
     assert {r.case: r for r in found[0]} == {r.case: r for r in found[1]}
+
+
+def test_a_block_that_outlasts_its_lease_stays_claimed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow agents: another process comes in the middle, after the lease, and gets nothing."""
+    router, other = world.router(tmp_path), world.router(tmp_path)
+    short: Any = {"claim": 0.3, "renew": 0.3}
+    for name, seconds in short.items():
+        real = getattr(Ledger, name)
+        monkeypatch.setattr(Ledger, name, partialmethod(real, seconds=seconds))
+    monkeypatch.setattr(flow, "_RENEW", 0.05)
+    real_read = RouterDesk.read_ahead
+    taken: list[set[str]] = []
+
+    def slow(self: Any, cases: Any) -> None:
+        time.sleep(0.7)
+        taken.append(other.ledger.claim([self.key(c) for c in cases], "other"))
+        real_read(self, cases)
+
+    monkeypatch.setattr(RouterDesk, "read_ahead", slow)
+    records = router.read_batch(many(6))
+    assert len(records) == 6
+    assert taken == [set()]
+    assert len(world.asked) == 6
+    assert not any(t.name == "curbside-renew" for t in threading.enumerate())
 
 
 @pytest.mark.usefixtures("small_blocks")

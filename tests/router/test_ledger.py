@@ -94,6 +94,18 @@ def test_claims_exclude_each_other_until_the_lease_ends(
     assert ledger.claim(["a", "b", "c"], "three") == {"a", "b", "c"}
 
 
+def test_a_renewal_holds_the_owners_open_claims_alone(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.claim(["a", "b"], "one", seconds=60)
+    ledger.claim(["c"], "two", seconds=60)
+    now = ledger_module.time.time()
+    monkeypatch.setattr(ledger_module.time, "time", lambda: now + 50)
+    ledger.renew("one", seconds=60)
+    monkeypatch.setattr(ledger_module.time, "time", lambda: now + 100)
+    assert ledger.claim(["a", "b", "c"], "three", seconds=60) == {"c"}
+
+
 def test_what_a_killed_process_held_is_free_at_once(ledger: Ledger) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
