@@ -84,6 +84,7 @@ def handlers(where: Path | None = None) -> Mapping[str, Handler]:
     return {
         "map": with_desk(draw_map),
         "check": with_desk(check),
+        "cards": with_desk(cards),
         "route": with_desk(route),
         "ask": with_desk(ask),
         "reroute": with_desk(reroute),
@@ -106,6 +107,14 @@ def draw_map(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[st
     )
     save_map(points, facts.digest, desk.home)
     return {"points": len(points.ids)}
+
+
+def cards(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """The model card of every agent and person, as Markdown."""
+    from curbside.router.model_cards import model_cards
+    from curbside.router.workspace import Workspace
+
+    return {"cards": model_cards(Workspace(desk.home, desk.config), desk.fleet)}
 
 
 def check(desk: Desk, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import pytest
 from tests_router_world import picture
 
 from curbside.config import PrivacyConfig
-from curbside.errors import Conflict, UserError
+from curbside.errors import Conflict, NotBuilt, UserError
 from curbside.readings import Abstention, Reading, Status
 from curbside.router.review import Kind
-from curbside.ui.jobs import Desk, ask, check, reroute, rerouted, route
+from curbside.ui.jobs import Desk, ask, cards, check, reroute, rerouted, route
 
 
 @pytest.fixture
@@ -128,3 +128,14 @@ def test_every_agent_is_asked_something(desk, world):
     told = check(desk, {}, lambda done, total: steps.append((done, total)))
     assert {f["agent"] for f in told["findings"]} == set(world.agents)
     assert steps[-1] == (len(world.agents), len(world.agents))
+
+
+def test_every_agent_has_a_model_card(desk, world, monkeypatch):
+    def nothing_read(workspace):
+        raise NotBuilt("nothing was read yet")
+
+    monkeypatch.setattr("curbside.router.workspace.Workspace.tune_responses", nothing_read)
+    desk.__dict__["fleet"] = SimpleNamespace(agents=world.agents, people={}, build_cost={})
+    told = cards(desk, {}, nothing)["cards"]
+    assert set(told) == set(world.agents)
+    assert all(page.startswith(f"# {name}") for name, page in told.items())

@@ -316,6 +316,23 @@ def test_agents_are_asked_by_the_worker_and_what_mends_them_is_said(opened, home
     assert "no fleet" in words(app.run())
 
 
+def test_model_cards_come_from_the_worker_one_page_an_agent(opened, home, jobs):
+    app = opened("fleet")
+    (button,) = [b for b in app.button if b.label == "Model cards"]
+    button.click().run()
+    job = next(f"job-{i}" for i, (k, _) in enumerate(jobs.handed, 1) if k == "cards")
+    jobs.end(job, state="running", done=0, total=0)
+    app.run()
+    jobs.end(job, state="done", result={"cards": {"a": "# a\n\nKnown limits", "b": "# b"}})
+    app.run()
+    (chosen,) = [s for s in app.selectbox if s.label == "Model card"]
+    assert not any("Known limits" in m.value for m in app.markdown)
+    chosen.set_value("a").run()
+    assert any("Known limits" in m.value for m in app.markdown)
+    jobs.end(job, state="failed", error="no fleet", hint="curbside build")
+    assert "no fleet" in words(app.run())
+
+
 def test_the_map_is_drawn_by_the_worker(opened, home, jobs, world):
     app = opened("fleet")
     assert [k for k, _ in jobs.handed] == ["map"]

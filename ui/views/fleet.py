@@ -42,6 +42,7 @@ def page() -> None:
         with st.skeleton(height=240):
             rows = _agents(str(folder), _changed(folder / "fleet.json"))
         _agents_table(rows)
+        _cards()
         _check()
     try:
         facts = index_facts(served_index(home, config()))
@@ -100,6 +101,25 @@ def _agents_table(rows: Sequence[AgentRow]) -> None:
         st.caption(limit)
 
 
+def _cards() -> None:
+    """One page an agent: what it is, what it cost, what it got right."""
+    job = next(iter(worker().jobs("cards")), None)
+    if job is None or job.state == "failed":
+        if job is not None:
+            st.html(error_state("The model cards could not be made", job.error, job.hint))
+        if st.button("Model cards", icon=":material/badge:"):
+            worker().submit("cards", "Model cards")
+            st.rerun()
+    elif job.state == "done":
+        pages = job.result["cards"]
+        name = st.selectbox("Model card", list(pages), index=None, placeholder="Choose an agent")
+        if name is not None:
+            with st.container(border=True):
+                st.markdown(pages[name])
+    else:
+        _until_done("cards")
+
+
 def _check() -> None:
     """Whether agents answer, remote ones too: the worker asks each of them something."""
     job = next(iter(worker().jobs("check")), None)
@@ -125,13 +145,13 @@ def _check() -> None:
         ]
         st.html(table(("agent", "check", "", "what it said"), body))
     else:
-        _checking()
+        _until_done("check")
 
 
 @st.fragment(run_every=0.7)
-def _checking() -> None:
+def _until_done(kind: str) -> None:
     """Looks at the worker; computes nothing."""
-    job = next(iter(worker().jobs("check")), None)
+    job = next(iter(worker().jobs(kind)), None)
     if job is None or job.ended:
         st.rerun()
     else:
