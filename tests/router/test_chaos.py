@@ -29,6 +29,7 @@ from curbside.readings import CaseRecord, Failure, Reading, Status
 from curbside.router.api import Router
 from curbside.router.ledger import case_key, open_ledger
 from curbside.router.render import render
+from curbside.router.replay import replay
 from curbside.study import Question, Study
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
@@ -184,6 +185,8 @@ def test_five_hundred_studies_of_which_a_third_of_the_calls_fail(
     assert ended[Status.ANSWERED] + ended[Status.NEEDS_REVIEW] == 500
     calls = next(turn)
     assert failed["calls"] / calls == pytest.approx(0.3, abs=0.06)
+    steps = Counter(len(r.responses) for r in records)
+    print(f"{failed['calls']} of {calls} calls failed; {dict(ended)}; agents asked: {dict(steps)}")
     # a study with a specialist is lost to a person only when both fail
     lost = [r for r in records if r.outcome.status is Status.NEEDS_REVIEW and r.specialist]
     assert 0.02 < len(lost) / 333 < 0.25
@@ -205,6 +208,28 @@ def test_five_hundred_studies_of_which_a_third_of_the_calls_fail(
     for entry in entries:
         assert (entry.answer is None) == (entry.status is not Status.ANSWERED)
     ledger.close()
+
+
+def test_a_cascade_under_failure_replays(fleet: Fleet) -> None:
+    """From the ledger alone, failures and all, every case ends as it did."""
+    turn = itertools.count()
+
+    def behave(body: Any) -> Behaviour:
+        i = next(turn)
+        bad = hashlib.sha256(str(i).encode()).digest()[0] < 0.3 * 256
+        return BAD["garbage"] if bad else first_letter(body)
+
+    fleet.first.behave = fleet.second.behave = behave
+    policy = CascadePolicy(escalate_below=0.9)
+    router = fleet.router(policy, attempts=1)
+    records = router.read_batch([study(i) for i in range(40)])
+    answers = Counter(sum(isinstance(a, Reading) for a in r.responses) for r in records)
+    assert len(answers) == 3, "both, one and none read: the replay has something to get wrong"
+    for record in records:
+        again = replay(router.ledger, record.case, policy)
+        assert not again.changed and not again.missing
+        assert again.verdict.answered == (record.outcome.status is Status.ANSWERED)
+        assert again.answer == (record.outcome.answer or record.outcome.provisional)
 
 
 def test_a_server_that_dies_and_comes_back(fleet: Fleet) -> None:
