@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from curbside.errors import ConfigError, ImageError
 from curbside.indexes.encoder import upper_part
 from curbside.indexes.features import Features, FeatureSource
-from curbside.indexes.lite0_graph import GRID
+from curbside.indexes.lite0_graph import BLOCKS, DIMENSIONS, GRID
 from curbside.study import Study, content_hash
 
-__all__ = ["FIRST_TUNED", "Inputs", "Trunk"]
+__all__ = ["FIRST_TUNED", "Inputs", "Trunk", "trunk_parameters"]
 
 #: First block that agents run for themselves; what lies below is frozen and shared.
 FIRST_TUNED = 14
@@ -141,3 +141,17 @@ def _moments(grid: NDArray[np.float16]) -> NDArray[np.float32]:
     """float16 (n, c, h, w) to float32 (n, 2c): mean and standard deviation over positions."""
     values = grid.astype(np.float32)
     return np.concatenate([values.mean((2, 3)), values.std((2, 3))], axis=1)
+
+
+def trunk_parameters() -> int:
+    """Numbers of the frozen network that all embedded agents share, batch norms folded in."""
+    stem = 3 * 9 * BLOCKS[0].channels_in + BLOCKS[0].channels_in
+    head = BLOCKS[-1].channels_out * DIMENSIONS + DIMENSIONS
+    total = stem + head
+    for b in BLOCKS:
+        wide = b.channels_in * b.expand
+        if b.expand != 1:
+            total += b.channels_in * wide + wide
+        total += wide * b.kernel**2 + wide
+        total += wide * b.channels_out + b.channels_out
+    return total

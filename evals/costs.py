@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from curbside.agents.trunk import trunk_parameters
 from curbside.evals.detail_schema import CostRow
 from curbside.evals.schema import ArmSummary, Cost
-from curbside.indexes.lite0_graph import BLOCKS, DIMENSIONS
 
-__all__ = ["PRICES", "Prices", "cost_rows", "trunk_parameters"]
+__all__ = ["PRICES", "Prices", "cost_rows"]
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,6 @@ class Prices:
 
 
 PRICES = Prices()
-
-
-def trunk_parameters() -> int:
-    """Numbers of the frozen network that all embedded agents share, batch norms folded in."""
-    stem = 3 * 9 * BLOCKS[0].channels_in + BLOCKS[0].channels_in
-    head = BLOCKS[-1].channels_out * DIMENSIONS + DIMENSIONS
-    total = stem + head
-    for b in BLOCKS:
-        wide = b.channels_in * b.expand
-        if b.expand != 1:
-            total += b.channels_in * wide + wide
-        total += wide * b.kernel**2 + wide
-        total += wide * b.channels_out + b.channels_out
-    return total
 
 
 def cost_rows(

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from curbside.agents.trunk import trunk_parameters
 from curbside.errors import UserError
-from curbside.evals.costs import trunk_parameters
 from curbside.evals.frame import evaluated_rows
 from curbside.evals.matrix import read_matrix
 from curbside.evals.statistics import draw_groups, interval

@@ -77,7 +77,7 @@ def adapt(
         shots=shots,
         seed=seed,
         held_out=0.0 if recipe.method == "linear" else recipe.held_out,
-        report=None if encoder else report,
+        report=report,
         closed_only=encoder is not None,
     )
     watched = len(material.held_out)
@@ -85,6 +85,7 @@ def adapt(
         f"cases     {len(material.train):,} labels to learn from"
         + (f", {watched:,} of other groups watched" if watched else ", none watched")
         + (f"; {material.unusable} cases cannot be used" if material.unusable else "")
+        + (f"; {material.passed_by} open questions passed by" if material.passed_by else "")
     )
     if base is not None:
         return finetune_vlm(base, material, recipe, out)

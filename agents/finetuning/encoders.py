@@ -80,7 +80,7 @@ def finetune_encoder(
     heads = model.heads()
     learned = sum(p.numel() for p in holder.parameters() if p.requires_grad)
     numbers = heads.parameters
-    frozen = sum(p.numel() for p in tower.module.parameters()) - learned
+    added = learned if recipe.method == "lora" else 0
     card = AdapterCard(
         agent=base,
         kind="encoder",
@@ -102,7 +102,7 @@ def finetune_encoder(
         held_out=len(material.held_out),
         unusable=material.unusable,
         trainable=learned + numbers,
-        parameters=frozen + learned + numbers,
+        parameters=tower.parameters + added + numbers,
         seconds=round(meter.seconds + trained.seconds, 1),
         peak_mib=round(max(meter.peak_mib, trained.peak_mib), 1),
         steps=trained.steps,

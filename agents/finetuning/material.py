@@ -58,6 +58,7 @@ class Material:
     Args:
         train, held_out: lessons to learn from, and lessons that early stopping watches.
         unusable: cases of ``train`` that were left out since their image cannot be used.
+        passed_by: open questions that an encoder, which has no words, does not learn.
         digests: SHA-256 of the image of each row that is used.
     """
 
@@ -65,6 +66,7 @@ class Material:
     train: tuple[Lesson, ...]
     held_out: tuple[Lesson, ...]
     unusable: int
+    passed_by: int
     digests: Mapping[int, str]
     shots: int | None
     seed: int
@@ -122,7 +124,7 @@ def material_of(
             task); None: all.
         held_out: share of the groups that early stopping watches.
         report: template whose items the columns of report cases are named after.
-        closed_only: for encoders, which have heads and no words: open cases are refused.
+        closed_only: for encoders, which have heads and no words: open questions are passed by.
         role: whose cases; of another one than ``train`` a task may have one class.
 
     Raises:
@@ -130,7 +132,8 @@ def material_of(
         UserError: no labelled case, no usable image, a task with one class, or the same image
             in ``train`` and in a role that judges.
     """
-    lessons = _lessons(cases, report, closed_only, role)
+    every = _lessons(cases, report, role)
+    lessons = [x for x in every if x.options] if closed_only else every
     if not lessons:
         raise UserError(
             f"{cases.path} has no labelled case of role '{role}' to learn from",
@@ -160,15 +163,14 @@ def material_of(
         train=tuple(learned),
         held_out=tuple(held),
         unusable=len(rows) - len(digests),
+        passed_by=len(every) - len(lessons),
         digests=digests,
         shots=shots,
         seed=seed,
     )
 
 
-def _lessons(
-    cases: Cases, report: ReportTemplate | None, closed_only: bool, role: str
-) -> list[Lesson]:
+def _lessons(cases: Cases, report: ReportTemplate | None, role: str) -> list[Lesson]:
     found: list[Lesson] = []
     problems: list[RowProblem] = []
     for row in cases.where(role=role).tolist():
@@ -176,9 +178,6 @@ def _lessons(
             made = _of(cases[row], row, report)
         except ValueError as e:
             problems.append(RowProblem(cases[row].line, str(e)))
-            continue
-        if closed_only and any(not x.options for x in made):
-            problems.append(RowProblem(cases[row].line, "an encoder learns closed questions alone"))
             continue
         found += made
     if problems:
@@ -210,7 +209,7 @@ def _of(case: Case, row: int, report: ReportTemplate | None) -> list[Lesson]:
 def _of_report(case: Case, row: int, report: ReportTemplate | None) -> list[Lesson]:
     """A report is drafted from closed items, so it is learned from their true answers."""
     if report is None:
-        raise ValueError("this agent drafts no reports")
+        raise ValueError("there is no report template")
     found = []
     for item in report.items:
         answer = case.attributes.get(item.question, "")

@@ -22,7 +22,7 @@ from curbside.agents.finetuning.recipe import Recipe
 from curbside.agents.finetuning.runs import quiet
 from curbside.agents.network import LORA_SCALE
 from curbside.agents.pictures import shown
-from curbside.agents.trunk import Trunk
+from curbside.agents.trunk import Trunk, trunk_parameters
 from curbside.agents.upper import channels_last, top_block, upper_blocks
 from curbside.agents.upper import lora as embedded_lora
 from curbside.config import Config, EncoderConfig
@@ -47,11 +47,13 @@ class Tower(Protocol):
     Args:
         family: what kind of encoder; ``digest`` names its weights.
         module: called with what ``inputs`` gave; returns float32 (n, d).
+        parameters: numbers of the whole base, also of what runs before the module.
     """
 
     family: str
     digest: str
     module: nn.Module
+    parameters: int
 
     def inputs(self, studies: Sequence[Study]) -> dict[str, Tensor]:
         """Tensors of studies of one image each.  Raises ImageError."""
@@ -94,6 +96,7 @@ class EmbeddedTower:
         self._trunk = trunk
         self.digest = trunk.source.fingerprint
         self.module: nn.Module = _OfGrid(upper_blocks())
+        self.parameters = trunk_parameters()
 
     def inputs(self, studies: Sequence[Study]) -> dict[str, Tensor]:
         """Grids, float32 (n, 192, 7, 7)."""
@@ -144,6 +147,7 @@ class _Pretrained:
     def __init__(self, folder: Path) -> None:
         self.digest = base_digest(folder)
         self.module: nn.Module = nn.Identity()
+        self.parameters = 0
         self._network: Any = None
         self._prepare: Callable[[list[Image.Image]], dict[str, Any]] = lambda _: {}
 
@@ -197,6 +201,7 @@ class _SentenceTransformersTower(_Pretrained):
         self._network = whole[0].model
         self._prepare = whole.preprocess
         self.module = _Embedding(whole)
+        self.parameters = _count(self.module)
 
 
 class _Embedding(nn.Module):
@@ -245,6 +250,7 @@ class _TransformersTower(_Pretrained):
         self._network = network.eval()
         self._prepare = lambda pictures: dict(processor(images=pictures, return_tensors="pt"))
         self.module = _Pooled(self._network, pooler=not lacking)
+        self.parameters = _count(self.module)
 
 
 class _Pooled(nn.Module):
@@ -262,6 +268,10 @@ class _Pooled(nn.Module):
             return found
         pooled: Tensor | None = found.pooler_output if self._pooler else None
         return found.last_hidden_state.mean(1) if pooled is None else pooled
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def _last_block(network: nn.Module) -> nn.Module:

@@ -62,7 +62,7 @@ def finetune_promote(
     report = load_report(own.report if isinstance(own, VisionSpec) else "chest-1", fleet.parent)
     chosen = {
         "held_out": 0.0,
-        "report": None if card.kind == "encoder" else report,
+        "report": report,
         "closed_only": card.kind == "encoder",
     }
     learned = material_of(manifest, **chosen)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from tests_finetuning_world import ITEM, rows, write
 from curbside.agents.finetuning.material import Lesson, _few, _watched, material_of
 from curbside.agents.report_draft import load_report
 from curbside.cases import Case, Cases, read_cases
-from curbside.errors import CasesError, UserError
+from curbside.errors import UserError
 from curbside.study import QuestionKind
 
 REPORT = load_report("chest-1")
@@ -95,9 +95,12 @@ def test_bad_data_is_refused(tmp_path: Path, change: Any, said: str) -> None:
     assert str(tmp_path / "x") not in e.value.message
 
 
-def test_encoders_refuse_open_questions(tmp_path: Path) -> None:
-    with pytest.raises(CasesError, match="an encoder learns closed questions alone"):
-        material(write(tmp_path, rows()), closed_only=True)
+def test_encoders_pass_open_questions_by(tmp_path: Path) -> None:
+    found = material(write(tmp_path, rows()), closed_only=True, held_out=0.0)
+    assert found.passed_by == 8 and set(found.by_task) == {"shade", ITEM}
+    opened = [r for r in rows() if r.get("kind") == "vqa_open"]
+    with pytest.raises(UserError, match="no labelled case"):
+        material(write(tmp_path / "open", opened), closed_only=True)
 
 
 def test_images_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> None:

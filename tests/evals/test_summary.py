@@ -12,9 +12,10 @@ import jsonschema
 import pytest
 
 from curbside.agents.cost import BuildCost
+from curbside.agents.trunk import trunk_parameters
 from curbside.config import Config
 from curbside.errors import StorageError
-from curbside.evals.costs import Prices, cost_rows, trunk_parameters
+from curbside.evals.costs import Prices, cost_rows
 from curbside.evals.detail_tables import detail_tables, markdown
 from curbside.evals.evaluation import evaluate
 from curbside.evals.report import novelty_histogram, render_report
