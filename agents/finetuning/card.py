@@ -25,6 +25,8 @@ class AdapterCard(BaseModel):
         labels: those learned from and those watched; ``tasks`` counts the former.
         heads: of an encoder, task → labels in the order of its head.
         metrics: losses at the end, and after promotion what its evaluation found.
+        improved: False where no look at the held-out groups was better than the start: then the
+            start is what is kept, of an encoder its linear probe.
         vllm: whether vLLM serves it; "" or why not.
     """
 
@@ -58,6 +60,7 @@ class AdapterCard(BaseModel):
     steps: int
     planned_steps: int
     metrics: dict[str, float | None]
+    improved: bool = True
     vllm: str = ""
     machine: str
     versions: dict[str, str]
@@ -110,6 +113,7 @@ def page(card: AdapterCard) -> str:
         "learned": f"{card.trainable:,} of {card.parameters:,} numbers ({100 * card.share:.2g} %)",
         "training": f"{card.seconds:.0f} s, {card.steps} of {card.planned_steps} steps, "
         f"at most {card.peak_mib / 1024:.1f} GiB, on {card.machine}",
+        "outcome": "" if card.improved else "never better than its start, which is kept",
         "seed": str(card.seed),
         "vLLM": card.vllm or "serves it",
         "versions": ", ".join(f"{k} {v}" for k, v in card.versions.items()),

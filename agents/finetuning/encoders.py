@@ -74,9 +74,13 @@ def finetune_encoder(
         start = _regressions(tower, material, base)
         holder = tower.train_what(recipe)
         model = AdaptedEncoder(tower.module, start, recipe)
-    trained = Trained(0, 0, float("nan"), (), 0.0, 0.0)
+    trained, before = Trained(0, 0, float("nan"), (), 0.0, 0.0), None
     if recipe.method != "linear":
-        trained = _trained(tower, model, material, recipe, run, base)
+        trained, before = _trained(tower, model, material, recipe, run, base)
+    metrics = metrics_of(trained) if recipe.method != "linear" else {}
+    best = metrics.get("loss on held-out groups, best")
+    if before is not None:
+        metrics["loss on held-out groups, before"] = before
     heads = model.heads()
     learned = sum(p.numel() for p in holder.parameters() if p.requires_grad)
     numbers = heads.parameters
@@ -107,7 +111,8 @@ def finetune_encoder(
         peak_mib=round(max(meter.peak_mib, trained.peak_mib), 1),
         steps=trained.steps,
         planned_steps=trained.planned,
-        metrics=metrics_of(trained) if recipe.method != "linear" else {},
+        metrics=metrics,
+        improved=before is None or best is None or best < before,
         vllm="no: an encoder",
         machine=machine(),
         versions=versions("torch", "transformers", "peft", "accelerate"),
@@ -200,7 +205,11 @@ def _regressions(tower: Tower, material: Material, name: str) -> Heads:
 
 def _trained(
     tower: Tower, model: AdaptedEncoder, material: Material, recipe: Recipe, run: Run, name: str
-) -> Trained:
+) -> tuple[Trained, float | None]:
+    """How it ended, and the loss on the held-out groups before it (None where none are watched).
+
+    Where no look was better than that, the model is left as it started.
+    """
     from transformers import Trainer, TrainingArguments
 
     numbers = {t: i for i, t in enumerate(material.options)}
@@ -221,6 +230,18 @@ def _trained(
         run, recipe, lessons=len(material.train), watched=len(watched), seed=material.seed
     )
 
+    def loss_now() -> float:
+        model.eval()
+        total = 0.0
+        with torch.inference_mode():
+            for i in range(0, len(watched), recipe.batch):
+                some = watched[i : i + recipe.batch]
+                total += float(model(**collate(some))["loss"]) * len(some)
+        return total / len(watched)
+
+    before = loss_now() if watched else None
+    start = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
     def make(callbacks: list[Any]) -> Any:
         return Trainer(
             model,
@@ -235,4 +256,6 @@ def _trained(
     if trained.steps == 0:
         raise UserError("not one step was trained", hint="raise epochs in the recipe")
     model.eval().cpu()
-    return trained
+    if before is not None and min(loss for _, loss in trained.losses) >= before:
+        model.load_state_dict(start, strict=False)
+    return trained, before

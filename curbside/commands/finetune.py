@@ -93,6 +93,8 @@ def finetune(
     )
     if best is not None:
         typer.echo(f"held out  loss {best:.3f} on {card.held_out} labels of whole groups")
+    if not card.improved:
+        typer.echo("outcome   no look was better than the start, the linear probe: that is kept")
     typer.echo(f"vLLM      {card.vllm or 'serves it'}")
     typer.echo(f"adapter   {out}   (its card: {out / 'README.md'})")
     typer.echo(f"next: curbside finetune promote {out} --cases {cases} --fleet FILE")

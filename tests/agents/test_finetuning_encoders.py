@@ -174,6 +174,26 @@ def test_it_abstains_on_tasks_that_it_does_not_know(subjects: dict[str, EncoderA
     assert isinstance(said, Abstention) and "knows no task" in said.reason
 
 
+def test_what_never_improves_keeps_the_linear_probe(world: Path, tmp_path: Path) -> None:
+    """Labels that have nothing to do with the pictures: whatever is learned does not hold."""
+    drawn = np.random.default_rng(0).permutation(48)
+    closed = [r for r in rows(48) if "task" in r]
+    made = [r | {"label": OPTIONS[drawn[i] % 2]} for i, r in enumerate(closed)]
+    found = read_cases(write(tmp_path / "cases", made))
+    noise = material_of(found, held_out=0.25)
+    wild = Recipe(epochs=4, rate=1.0, held_out=0.25, looks=1)
+    card, _ = finetune_encoder("vit", world / "vit", noise, wild, tmp_path / "wild")
+    assert not card.improved, card.metrics
+    assert "which is kept" in (tmp_path / "wild" / "README.md").read_text()
+    probe = Recipe(method="linear")
+    finetune_encoder("vit", world / "vit", noise, probe, tmp_path / "probe")
+    studies = [c.study() for c in found]
+    said = [opened(world, "vit", tmp_path / n).read_batch(studies) for n in ("wild", "probe")]
+    for a, b in zip(*said, strict=True):
+        assert isinstance(a, Reading) and isinstance(b, Reading)
+        np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-6)
+
+
 def test_killed_it_goes_on_and_ends_with_the_same_bits(world: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     adapted(world, "vit", whole)
