@@ -6,6 +6,8 @@ from here.  Knows no model and opens no connection (:mod:`curbside.agents.openin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -300,6 +302,20 @@ class FleetSpec(_Strict):
             isinstance(a, PersonSpec) or (isinstance(a, EmbeddedSpec) and a.include == ("*",))
             for a in self.agents.values()
         )
+
+    def askable(self, stored: Sequence[str]) -> tuple[str, ...]:
+        """Names of the agents that can be asked, people left out.
+
+        Args:
+            stored: names of the agents that ``curbside build`` trained.
+        """
+        names: list[str] = []
+        for name, agent in self.agents.items():
+            if isinstance(agent, EmbeddedSpec):
+                names += [n for n in stored if any(fnmatchcase(n, p) for p in agent.include)]
+            elif not isinstance(agent, PersonSpec):
+                names.append(name)
+        return tuple(names)
 
 
 def _role(agent: AgentSpec) -> str:

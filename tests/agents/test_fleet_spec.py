@@ -193,3 +193,11 @@ def test_plugins_of_one_name_and_of_no_name_are_errors(monkeypatch: pytest.Monke
     )
     with pytest.raises(ConfigError, match="published: none"):
         open_fleet(spec, stored=lambda: pytest.fail("not needed"))
+
+
+def test_who_can_be_asked(tmp_path: Path) -> None:
+    spec = load_fleet_spec(write(tmp_path, MIXED))
+    stored = ["generalist-16", "specialist-discs", "generalist-full"]
+    assert spec.askable(stored) == ("specialist-discs", "generalist-full", "odd", "big")
+    assert load_fleet_spec(fleet_path("embedded")).askable(stored) == tuple(stored)
+    assert "qwen-vl" in load_fleet_spec(fleet_path("vllm-one-gpu")).askable(())

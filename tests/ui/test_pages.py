@@ -8,6 +8,7 @@ from tests_ui_words import words
 
 from curbside import RESEARCH_USE
 from curbside.agents.contract import FakeAgent
+from curbside.config import load_config, save_config
 from curbside.readings import Explanation, Status
 from curbside.router.ledger import case_key
 from curbside.router.review import Kind
@@ -227,6 +228,24 @@ def test_asking_and_rerouting_are_jobs_and_no_rerun_infers(opened, home, jobs, l
         result={"agent": "g", "response": {"type": "abstention", "reason": "not its modality"}},
     )
     assert "gave no reading: not its modality" in words(app.run())
+
+
+def test_agents_that_are_not_trained_here_can_be_asked_too(opened, home, jobs):
+    fleet = """
+generalist: far
+agents:
+  near: {kind: embedded, include: ["generalist"]}
+  far: {kind: plugin, use: far, card: {role: generalist}}
+  reader: {kind: person}
+"""
+    (home / "fleet.yaml").write_text(fleet)
+    config = load_config(home / "curbside.yaml")
+    changed = config.fleet.model_copy(update={"file": "fleet.yaml"})
+    save_config(config.model_copy(update={"fleet": changed}), home / "curbside.yaml")
+    app = opened("case", case="study-strange", reader="Dr. A")
+    ask, route = (s for s in app.selectbox if s.label == "Agent")
+    assert ask.options == ["generalist", "far"]
+    assert "far" in route.options
 
 
 def test_images_that_are_not_here_are_said_to_be(opened, home, jobs):

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from curbside.agents.fleet import read_fleet_file
+from curbside.agents.fleet_spec import fleet_path, load_fleet_spec
 from curbside.errors import CurbsideError
 from curbside.readings import CaseRecord
 from curbside.router.ledger import Entry
@@ -24,7 +25,7 @@ _JOBS = "cb_case_jobs"
 def ask_and_reroute(entry: Entry, record: CaseRecord) -> None:
     """Both forms, and what became of what was asked."""
     try:
-        agents = [a.name for a in read_fleet_file(where() / config().stores.fleet).agents]
+        agents = _agents()
     except CurbsideError as e:
         st.html(error_state("There is no fleet to ask", e.message, e.hint))
         return
@@ -66,6 +67,13 @@ def ask_and_reroute(entry: Entry, record: CaseRecord) -> None:
                 )
         st.caption("Its reading is provisional until you agree with it or override it.")
     _answers(entry.study)
+
+
+def _agents() -> tuple[str, ...]:
+    """Names of all that can be asked, remote ones too.  Raises CurbsideError."""
+    spec = load_fleet_spec(fleet_path(config().fleet.file, where()))
+    trained = where() / config().stores.fleet
+    return spec.askable([a.name for a in read_fleet_file(trained).agents] if spec.embedded else [])
 
 
 def _hand_in(case: str, kind: str, title: str, **payload: Any) -> None:
