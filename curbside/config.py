@@ -124,6 +124,10 @@ class TierPolicy(_Strict):
     kind: Literal["tier"] = "tier"
     alpha: float = Field(default=0.05, ge=0, lt=1)
     """p-values at or below this are novel; 0 switches the novelty gate off."""
+    hold_unproven: bool = True
+    """A reading that its reader was never shown to be good for is provisional and a person
+    decides: fewer than 5 logged outcomes near the case or in its modality, or P(correct) below
+    3/8, where a referral is worth more.  Not where ``alpha`` is 0."""
     minimum_support: int = Field(default=100, ge=0)
     """Labelled training cases of the modality below which a case is rare."""
     floor: float = Field(default=0.0, ge=0, le=1)
@@ -136,6 +140,10 @@ class CompetencePolicy(_Strict):
     kind: Literal["competence"] = "competence"
     alpha: float = Field(default=0.05, ge=0, lt=1)
     """p-values at or below this are novel; 0 switches the novelty gate off."""
+    hold_unproven: bool = True
+    """A reading that its reader was never shown to be good for is provisional and a person
+    decides: fewer than 5 logged outcomes near the case or in its modality, or P(correct) below
+    3/8, where a referral is worth more.  Not where ``alpha`` is 0."""
     cost_weight: float = Field(default=0.0, ge=0)
     """P(correct) given up per unit of cost."""
     floor: float = Field(default=0.0, ge=0, le=1)
@@ -152,6 +160,10 @@ class CascadePolicy(_Strict):
     kind: Literal["cascade"] = "cascade"
     alpha: float = Field(default=0.05, ge=0, lt=1)
     """p-values at or below this are novel; 0 switches the novelty gate off."""
+    hold_unproven: bool = True
+    """A reading that its reader was never shown to be good for is provisional and a person
+    decides: fewer than 5 logged outcomes near the case or in its modality, or P(correct) below
+    3/8, where a referral is worth more.  Not where ``alpha`` is 0."""
     minimum_support: int = Field(default=100, ge=0)
     """Labelled training cases of the modality below which the generalist is asked first."""
     escalate_below: float = Field(default=0.7, ge=0, le=1)
@@ -166,6 +178,10 @@ class AveragePolicy(_Strict):
     kind: Literal["average"] = "average"
     alpha: float = Field(default=0.05, ge=0, lt=1)
     """p-values at or below this are novel; 0 switches the novelty gate off."""
+    hold_unproven: bool = True
+    """A reading that its reader was never shown to be good for is provisional and a person
+    decides: fewer than 5 logged outcomes near the case or in its modality, or P(correct) below
+    3/8, where a referral is worth more.  Not where ``alpha`` is 0."""
     minimum_support: int = Field(default=0, ge=0)
     """Labelled training cases of the modality below which the generalist reads alone."""
     weight: float = Field(default=0.5, gt=0, lt=1)

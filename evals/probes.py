@@ -174,7 +174,7 @@ def _assessments(probes: Sequence[Probe], config: PolicyConfig) -> Assessments:
         competence=known,
         competence_low=known,
         competence_high=known,
-        competence_support=np.full((n, a), 100, np.float32),
+        competence_support=np.where(np.isnan(known), np.float32(0), np.float32(100)),
     )
 
 

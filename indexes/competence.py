@@ -103,6 +103,7 @@ class Competence:
         self._member = np.eye(self._task.max(initial=0) + 1, dtype=np.float32)[self._task]
         total, by = _counts(column, correct, read, len(modalities))
         self._rate, self._rate_support = _pooled(total, by, between)
+        self._own = by[1]
 
     @classmethod
     def fit(
@@ -172,7 +173,8 @@ class Competence:
 
         Returns:
             estimate, low, high and effective support, each float32 (n, a); low ≤ estimate
-            ≤ high.  NaN where fewer than 5 outcomes, near and coarser, stand behind it.
+            ≤ high.  NaN where fewer than 5 outcomes, near or in the modality, stand behind
+            it: what an agent does elsewhere is no evidence that it reads this.
 
         Raises:
             IndexMismatch: embeddings of another encoder or projection.
@@ -193,7 +195,7 @@ class Competence:
         # half a success and half a failure (Jeffreys): a rate of 1 has an interval too
         low = special.betaincinv(p * support + 0.5, (1 - p) * support + 0.5, _TWO_SIDED / 2)
         high = special.betaincinv(p * support + 0.5, (1 - p) * support + 0.5, 1 - _TWO_SIDED / 2)
-        known = near + behind >= _MINIMUM_SUPPORT
+        known = near + self._own[modality] >= _MINIMUM_SUPPORT
         columns = (p, np.minimum(low, p), np.maximum(high, p))
         estimate, low, high = (np.where(known, v, np.nan).astype(np.float32) for v in columns)
         return estimate, low, high, support.astype(np.float32)
@@ -228,6 +230,7 @@ class Competence:
         new.agents = agents
         new._read, new._correct = pick(self._read, 0), pick(self._correct, 0)
         new._rate, new._rate_support = pick(self._rate, 0.5), pick(self._rate_support, 0.0)
+        new._own = pick(self._own, 0.0)
         if self.join is not None:
             new.join = self.join.select([place.get(a) for a in agents])
         return new

@@ -161,6 +161,7 @@ def leave_out(
     *,
     projections: Mapping[str, ProjectionConfig] = PROJECTIONS,
     scores: Sequence[str] = tuple(SCORES),
+    kinds: Sequence[str] = KINDS,
     folder: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Result]:
@@ -171,6 +172,7 @@ def leave_out(
         views: perturbed copies of some of these cases; None leaves ``copies`` out.
         projections: name → settings.
         scores: names of novelty scores; each pair of them is measured too, ranks averaged.
+        kinds: of folds.
         folder: where each fold is kept as it ends, so that a run that is killed goes on.
         advance: called with the number of folds done.
 
@@ -189,6 +191,8 @@ def leave_out(
     usable = features.usable & (cases.modalities != "")
     results: list[Result] = []
     for fold in folds_of(cases, sources):
+        if fold.kind not in kinds:
+            continue
         path = None if folder is None else folder / f"{content_hash(seen, *astuple(fold))}.json"
         if path is not None and path.is_file():
             results += _read(path)

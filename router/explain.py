@@ -214,6 +214,8 @@ def _sentence(
         "novel": f"Unlike the calibration cases (p = {p:.3f} ≤ α = {alpha:g}): a person must "
         "read it; any reading attached is provisional.",
         "below_floor": f"The reading{sure} is below the floor: a person must read it.",
+        "unproven": f"Nothing shows that {reader} reads such {modality} cases well: a person must "
+        "read it; the reading attached is provisional.",
         "tag_disagreement": f"The tags name another modality than the pixels do ({modality}): a "
         "person must read it; any reading attached is provisional.",
         "no_reading": "No agent gave a reading: a person must read it.",

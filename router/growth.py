@@ -127,7 +127,7 @@ def admit(
         if why:
             refused[why] += 1
             continue
-        role = role or case.role or _by_hash(case.group or digest, tune_share)
+        role = role or case.role or role_of_group(case.group or digest, tune_share)
         if case.group:
             role_of[case.group] = role
         ids.add(case.id)
@@ -137,6 +137,7 @@ def admit(
     return Admission(Cases(joining, new.path), tuple(rows), dict(refused))
 
 
-def _by_hash(group: str, tune_share: float) -> str:
+def role_of_group(group: str, tune_share: float = TUNE_SHARE) -> str:
+    """``train`` or ``tune``, by the group's hash: a share of all groups goes to ``tune``."""
     part = int(content_hash("role", group)[:8], 16) / 2**32
     return _JOINABLE[1] if part < tune_share else _JOINABLE[0]

@@ -2,9 +2,10 @@
 
 The modality's cases are split by group, again for each draw: labelled ones are taken from one
 half and everything is measured on the other.  With k labels a class the index is fitted and
-calibrated again, as ``curbside index add`` would; the serving generalist, which has never seen
-the modality, reads through the options' names, and a few-shot head on frozen features is what
-the same labels give an agent.  An experiment: where the cases are of role ``test`` it reports
+calibrated and competence learned again, as ``curbside index add`` would (some groups join
+``tune``, the others ``train``); the serving generalist, which has never seen the modality, reads
+through the options' names, and a few-shot head on frozen features is what the same labels give
+an agent.  An experiment: where the cases are of role ``test`` it reports
 on them, and nothing of it is kept.
 """
 
@@ -17,12 +18,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curbside.agents.fleet import Fleet
 from curbside.agents.heads import Head
+from curbside.assessments import Assessments
 from curbside.cases import Case, Cases
+from curbside.config import PolicyConfig
 from curbside.errors import UserError
 from curbside.indexes.assess import Assessor
+from curbside.indexes.competence import Competence
 from curbside.indexes.features import Features
+from curbside.indexes.outcomes import Outcomes
 from curbside.readings import Reading
+from curbside.responses import ResponseStatus
+from curbside.router.growth import role_of_group
+from curbside.router.policies import make_policy
+from curbside.router.policy import Responses, run
 from curbside.router.workspace import Workspace
 
 __all__ = ["SHOTS", "Onboarded", "onboard", "page", "summary"]
@@ -36,6 +46,8 @@ _LINES = {
     "generalist": ("generalist reads right", "#999999"),
     "head": ("few-shot head reads right", "#009E73"),
     "known_novel": ("known cases called novel", "#CC79A7"),
+    "answered": ("answered by the policy", "#000000"),
+    "unguarded": ("… if unproven readers answered", "#E69F00"),
 }
 
 
@@ -48,6 +60,8 @@ class Onboarded:
         novel: share of the modality's cases with p ≤ 5 %; p_value: their median.
         recognised: share taken for the modality.
         generalist, head: accuracy of the generalist (through names) and of the few-shot head.
+        answered: share that the served policy answers by itself; ``answered_right`` of these.
+        unguarded: the share that it would answer with ``hold_unproven`` off.
         known_novel, known_recognised: the same shares of ``tune`` cases, which should not move.
     """
 
@@ -61,6 +75,9 @@ class Onboarded:
     recognised: float
     generalist: float
     head: float
+    answered: float
+    answered_right: float
+    unguarded: float
     known_novel: float
     known_recognised: float
 
@@ -132,15 +149,63 @@ def _few(cases: Cases, order: NDArray[np.intp], k: int) -> NDArray[np.intp]:
     return np.array(sorted(r for rows in picked.values() for r in rows), np.intp)
 
 
-def _told(workspace: Workspace, cases: Cases) -> NDArray[np.float64]:
-    """1 where the serving generalist reads right, 0 where not, NaN where there is no truth."""
-    fleet = workspace.fleet()
-    out = np.full(len(cases), np.nan)
+@dataclass(frozen=True)
+class _Told:
+    """What the serving generalist says of each case: read or not, right, how surely."""
+
+    read: NDArray[np.bool_]
+    right: NDArray[np.float64]
+    confidence: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.intp]) -> _Told:
+        return _Told(self.read[rows], self.right[rows], self.confidence[rows])
+
+
+def _told(workspace: Workspace, cases: Cases) -> _Told:
+    """Right is 1, 0, or NaN where there is no truth or no question."""
+    fleet, n = workspace.fleet(), len(cases)
+    told = _Told(np.zeros(n, bool), np.full(n, np.nan), np.full(n, np.nan, np.float32))
     asked = [i for i, c in enumerate(cases) if c.label and c.label in c.options]
     said = fleet.agents[fleet.generalist].read_batch([cases[i].study() for i in asked])
     for i, response in zip(asked, said, strict=True):
-        out[i] = isinstance(response, Reading) and response.answer == cases[i].label
-    return out
+        told.right[i] = isinstance(response, Reading) and response.answer == cases[i].label
+        if isinstance(response, Reading):
+            told.read[i], told.confidence[i] = True, response.confidence
+    return told
+
+
+def _competence(
+    workspace: Workspace, assessor: Assessor, mine: Cases, features: Features, told: _Told
+) -> Competence:
+    """Of the tune cases that were built with, and of the generalist on these new ones."""
+    rows = np.flatnonzero((mine.roles == "tune") & told.read)
+    new = Outcomes(
+        (workspace.fleet().generalist,),
+        features.pooled[rows],
+        mine.groups[rows],
+        mine.tasks[rows],
+        (told.right[rows] == 1)[:, None],
+        np.ones((len(rows), 1), bool),
+        told.confidence[rows, None],
+    )
+    return Competence.learn(assessor, workspace.tune_outcomes().joined(new))
+
+
+def _answered(
+    config: PolicyConfig, fleet: Fleet, facts: Assessments, told: _Told
+) -> NDArray[np.bool_]:
+    """bool (n,): the policy answers, where the generalist alone reads the modality."""
+    policy = make_policy(config, agents=fleet.serving, generalist=fleet.generalist)
+    g = fleet.serving.index(fleet.generalist)
+
+    def ask(rows: NDArray[np.intp], wanted: NDArray[np.bool_]) -> Responses:
+        status = np.where(wanted, np.int8(ResponseStatus.ABSTAINED), np.int8(0))
+        status[wanted[:, g] & told.read[rows], g] = ResponseStatus.READ
+        read = status == ResponseStatus.READ
+        sure = np.where(read, told.confidence[rows, None], np.float32(np.nan))
+        return Responses(fleet.serving, status, sure, np.where(read, 0, -1).astype(np.int16))
+
+    return run(policy, facts, fleet.serving, ask).answered
 
 
 def _measure(
@@ -150,16 +215,27 @@ def _measure(
     features: Features,
     labelled: NDArray[np.intp],
     measured: NDArray[np.intp],
-    told: NDArray[np.float64],
+    told: _Told,
     shots: int,
     draw: int,
 ) -> Onboarded:
-    new = [replace(mine[int(r)], role="train", group=f"onboarded {r}") for r in labelled]
+    named = [f"onboarded {r}" for r in labelled]
+    new = [
+        replace(mine[int(r)], role=role_of_group(name), group=name)
+        for r, name in zip(labelled, named, strict=True)
+    ]
     both = Cases([*known, *new], known.path)
     everything = workspace.features(both)
     assessor = Assessor.fit(both, everything, workspace.config, workspace.views(both, everything))
-    modality = str(mine.modalities[0])
-    facts = assessor.assess(features.pooled[measured])
+    fleet, served = workspace.fleet(), workspace.config.policy
+    learned = _competence(
+        workspace, assessor, Cases(new, known.path), features.take(labelled), told.take(labelled)
+    )
+    modality, there = str(mine.modalities[0]), told.take(measured)
+    bound = assessor.bind(fleet.serving, fleet.specialists, learned)
+    facts = bound.assess(features.pooled[measured])
+    answered = _answered(served, fleet, facts, there)
+    free = served.model_copy(update={"hold_unproven": False})
     tune = np.flatnonzero((both.roles == "tune") & everything.usable)
     seen = assessor.assess(everything.pooled[tune])
     names = np.array(assessor.modalities, np.str_)
@@ -172,8 +248,11 @@ def _measure(
         float((facts.p_value <= _ALPHA).mean()),
         float(np.median(facts.p_value)),
         float((names[facts.modality] == modality).mean()),
-        _mean(told[measured]),
+        _mean(there.right),
         _head_accuracy([mine[int(r)] for r in measured], mine, features, labelled, measured),
+        float(answered.mean()),
+        _mean(there.right[answered]),
+        float(_answered(free, fleet, facts, there).mean()),
         float((seen.p_value <= _ALPHA).mean()),
         float((names[seen.modality] == both.modalities[tune]).mean()),
     )

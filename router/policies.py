@@ -8,7 +8,7 @@ abstains or fails, refer to a person when none is left.  Knows no agent but by i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -34,6 +34,7 @@ __all__ = [
     "TierRule",
     "is_novel",
     "make_policy",
+    "unproven",
 ]
 
 #: Why a case ended as it did; ``explain`` has a sentence for each.
@@ -51,8 +52,12 @@ REASONS = (
     "escalated",
     "disagreement",
     "averaged",
+    "unproven",
 )
 _CODE = {code: i for i, code in enumerate(REASONS)}
+
+#: P(correct) from which an answer (right +1, wrong −1) is worth more than a referral (−1/4).
+WORTH_ANSWERING = 0.375
 
 Columns = NDArray[np.int16]
 
@@ -60,6 +65,18 @@ Columns = NDArray[np.int16]
 def is_novel(assessments: Assessments, alpha: float) -> NDArray[np.bool_]:
     """bool (n,): the p-value is at or below alpha; nothing is novel at alpha = 0."""
     return np.asarray((assessments.p_value <= alpha) & (alpha > 0), np.bool_)
+
+
+def unproven(assessments: Assessments) -> NDArray[np.bool_]:
+    """bool (n, a): nothing shows that the agent reads such cases, or it reads them too badly.
+
+    P(correct) is unknown where competence was learned of some agent, or below 3/8: there a
+    referral, at a quarter of what a wrong answer costs, is worth more than an answer.  Where
+    nothing was learned of any agent, nobody is unproven.
+    """
+    learned = (assessments.competence_support > 0).any(axis=1, keepdims=True)
+    unknown = np.isnan(assessments.competence) & learned
+    return np.asarray(unknown | (assessments.competence < WORTH_ANSWERING), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,8 @@ class TierRule:
         novel = is_novel(assessments, self.config.alpha)
         order, reason = _tier_order(assessments, self.config.minimum_support, self.generalist)
         order, reason = _generalist_first(order, reason, novel, self.generalist)
-        return _first_that_reads(order, reason, novel, responses, self.config.floor)
+        step = _first_that_reads(order, reason, novel, responses, self.config.floor)
+        return _held_unproven(step, assessments, self.config)
 
 
 @dataclass(frozen=True)
@@ -129,12 +147,8 @@ class CompetenceRule:
         order, reason = _generalist_first(order, reason, novel, self.generalist)
         step = _first_that_reads(order, reason, novel | doubtful, responses, 0.0)
         held = doubtful & (step.action == Action.REFER) & (step.weights.sum(1) > 0)
-        return Step(
-            step.action,
-            step.ask,
-            step.weights,
-            np.where(held, _CODE["below_floor"], step.reason).astype(np.int16),
-        )
+        reason = np.where(held, _CODE["below_floor"], step.reason).astype(np.int16)
+        return _held_unproven(replace(step, reason=reason), assessments, self.config)
 
 
 @dataclass(frozen=True)
@@ -183,7 +197,8 @@ class CascadeRule:
         action[both] = np.where(low[both], Action.REFER, Action.ANSWER)
         code = np.where(differ, _CODE["disagreement"], _CODE["escalated"])
         why[both] = np.where(low, _CODE["below_floor"], code)[both]
-        return Step(action, ask, weights, why.astype(np.int16))
+        step = Step(action, ask, weights, why.astype(np.int16))
+        return _held_unproven(step, assessments, self.config)
 
 
 @dataclass(frozen=True)
@@ -244,7 +259,8 @@ class AverageRule:
         reason = np.where(low, _CODE["below_floor"], reason)
         reason = np.where(~some & ~asking, _CODE["no_reading"], reason)
         reason = np.where(novel, _CODE["novel"], reason)
-        return Step(action, ask, weights, reason.astype(np.int16))
+        step = Step(action, ask, weights, reason.astype(np.int16))
+        return _held_unproven(step, assessments, self.config)
 
 
 def make_policy(
@@ -334,6 +350,22 @@ def _first_that_reads(
     why = np.where(low, _CODE["below_floor"], why)
     why = np.where(~answered & ~asking & ~hold, _CODE["no_reading"], why)
     return Step(action, ask, weights, why.astype(np.int16))
+
+
+def _held_unproven(step: Step, assessments: Assessments, config: PolicyConfig) -> Step:
+    """An answer that rests on an unproven reader is provisional, and a person decides."""
+    if not config.hold_unproven:
+        return step
+    held = (step.action == Action.ANSWER) & ((step.weights > 0) & unproven(assessments)).any(axis=1)
+    # counterfactuals give each case an alpha of its own
+    held &= np.asarray(config.alpha) > 0
+    if not held.any():
+        return step
+    return replace(
+        step,
+        action=np.where(held, int(Action.REFER), step.action).astype(np.int8),
+        reason=np.where(held, _CODE["unproven"], step.reason).astype(np.int16),
+    )
 
 
 def _at(values: NDArray[np.float32] | NDArray[np.int16], columns: Columns) -> NDArray[np.float32]:

@@ -38,6 +38,7 @@ FLAG_WORDS: Mapping[str, str] = {
     "assumed_question": "question assumed",
     "tag_disagreement": "tags disagree",
     "below_floor": "below the floor",
+    "unproven": "reader unproven here",
     "no_reading": "no reading",
     "fallback": "fallback reader",
     "abstention": "a reader abstained",

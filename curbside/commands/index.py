@@ -171,14 +171,16 @@ def onboard(
     typer.echo(
         f"{modality}: mean of {draws} draws, {found[0].measured} cases measured\n"
         f"{'labels a class':>14}{'labelled':>10}{'novel':>8}{'recognised':>12}"
-        f"{'generalist':>12}{'head':>7}{'known novel':>13}{'known recog.':>14}"
+        f"{'generalist':>12}{'head':>7}{'answered':>10}{'right':>7}{'unguarded':>11}"
+        f"{'known novel':>13}{'known recog.':>14}"
     )
     for r in summary(found):
-        parts = (r["novel"], r["recognised"], r["generalist"], r["head"])
+        names = "novel recognised generalist head answered answered_right unguarded"
+        parts = [r[name] for name in names.split()]
         cells = [f"{p:.0%}" if p == p else "–" for p in parts]
         typer.echo(
             f"{int(r['shots']):14}{r['labelled']:10.0f}{cells[0]:>8}{cells[1]:>12}{cells[2]:>12}"
-            f"{cells[3]:>7}{r['known_novel']:13.1%}{r['known_recognised']:14.1%}"
+            f"{cells[3]:>7}{cells[4]:>10}{cells[5]:>7}{cells[6]:>11}{r['known_novel']:13.1%}{r['known_recognised']:14.1%}"
         )
     typer.echo(f"plot: {path}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from curbside.cases import Cases
+    from curbside.evals.familiarity import Band, Novel
+    from curbside.evals.stability import Stability
     from curbside.router.workspace import Workspace
 
 __all__ = ["add_to"]
@@ -26,6 +28,7 @@ def add_to(index: typer.Typer) -> None:
     index.command("select-novelty")(select_novelty)
     index.command("stability")(stability)
     index.command("familiarity")(familiarity)
+    index.command("targets")(targets)
 
 
 def select_novelty(
@@ -137,27 +140,12 @@ def stability(
     import json
     from dataclasses import asdict
 
-    from curbside.evals.stability import FLOORS, measure_stability, stability_markdown
-    from curbside.router.policies import make_policy
+    from curbside.evals.stability import FLOORS, stability_markdown
     from curbside.storage import write_text
 
     workspace, chosen = _evaluated(cases, role, sample, seed, config)
-    fleet, served = workspace.fleet(), workspace.config.policy
-    policy = make_policy(
-        served,
-        agents=fleet.serving,
-        generalist=fleet.generalist,
-        costs={a: fleet.agents[a].card.cost for a in fleet.serving},
-    )
-    found = measure_stability(
-        workspace.assessor(),
-        policy,
-        served.alpha,
-        workspace.source.encoder,
-        chosen.studies(),
-        folder=workspace.cache_folder,
-    )
-    typer.echo(f"{found[0].n} cases, policy {served.kind}")
+    found = _stability(workspace, chosen)
+    typer.echo(f"{found[0].n} cases, policy {workspace.config.policy.kind}")
     typer.echo("  perturbation    same route  at least  gate   modality  to novel  from novel")
     for s in found:
         floor = "" if s.holds else f"  below {FLOORS[s.size]:.0%}"
@@ -180,12 +168,74 @@ def familiarity(
     config: _Config = None,
 ) -> None:
     """Novelty found by modality, and familiar cases flagged, against what chance allows."""
-    import numpy as np
-
-    from curbside.evals.familiarity import bands, familiarity_markdown, novel_modalities
+    from curbside.evals.familiarity import familiarity_markdown
     from curbside.storage import write_text
 
     workspace, chosen = _evaluated(cases, role, 0, 0, config)
+    seen = _familiarity(workspace, chosen)
+    text = familiarity_markdown(seen.bands, seen.novel)
+    typer.echo(text, nl=False)
+    typer.echo(
+        f"\n{seen.known} known cases: {seen.flagged:.1%} flagged at 5 %, "
+        f"modality right {seen.right:.1%}"
+    )
+    if out is not None:
+        write_text(out / "familiarity.md", text)
+        typer.echo(f"written    {out / 'familiarity.md'}")
+
+
+def targets(
+    cases: Annotated[Path, typer.Option(help="Manifest of all roles; test cases are reported on.")],
+    sample: Annotated[
+        int, typer.Option(min=0, help="Test cases whose routes are perturbed; 0 takes all.")
+    ] = 0,
+    config: _Config = None,
+) -> None:
+    """Does the served index hold all it must, at once?  Exit code 3 where it does not."""
+    import numpy as np
+
+    from curbside.cases import read_cases
+    from curbside.evals.targets import targets as compared
+    from curbside.indexes.selection import leave_out
+
+    workspace, chosen = _evaluated(cases, "test", 0, 0, config)
+    _, few = _evaluated(cases, "test", sample, 0, config)
+    manifest, settings = read_cases(cases), workspace.config
+    known = manifest.take(manifest.where(role=("train", "tune")))
+    features = workspace.features(known)
+    left_out = leave_out(
+        known,
+        features,
+        np.full(len(known), ""),
+        workspace.views(known, features),
+        projections={"served": settings.encoder.projection},
+        scores=(settings.index.novelty,),
+        kinds=("modality",),
+        folder=workspace.cache_folder / "selection",
+    )
+    seen = _familiarity(workspace, chosen)
+    found = compared(seen.novel, seen.flagged, seen.bands, _stability(workspace, few), left_out)
+    typer.echo(f"{len(chosen)} test cases, {len(left_out)} modalities left out")
+    for t in found:
+        mark = "" if t.holds else "  does NOT hold"
+        typer.echo(f"  {t.name:<38}{t.value:8.4f}   {t.limit}{mark}")
+    if not all(t.holds for t in found):
+        raise typer.Exit(3)
+
+
+class _Seen(NamedTuple):
+    bands: list[Band]
+    novel: list[Novel]
+    known: int
+    flagged: float
+    right: float
+
+
+def _familiarity(workspace: Workspace, chosen: Cases) -> _Seen:
+    import numpy as np
+
+    from curbside.evals.familiarity import bands, novel_modalities
+
     features, assessor = workspace.features(chosen, "encoding cases"), workspace.assessor()
     rows = np.flatnonzero(features.usable & (chosen.modalities != ""))
     found = assessor.assess(features.pooled[rows])
@@ -194,19 +244,35 @@ def familiarity(
     known = np.flatnonzero(~novel)
     held_out = workspace.built_cases()
     held_out = held_out.take(held_out.where(role="calibration"))
-    text = familiarity_markdown(
+    right = np.array(found.modalities)[found.modality] == modalities
+    return _Seen(
         bands(found.take(known), groups[known], groups_per_case=_groups_per_case(held_out)),
         novel_modalities(found, modalities, novel),
+        len(known),
+        float((found.p_value[known] <= 0.05).mean()),
+        float(right[known].mean()),
     )
-    typer.echo(text, nl=False)
-    flagged = float((found.p_value[known] <= 0.05).mean())
-    right = float((np.array(found.modalities)[found.modality] == modalities)[known].mean())
-    typer.echo(
-        f"\n{len(known)} known cases: {flagged:.1%} flagged at 5 %, modality right {right:.1%}"
+
+
+def _stability(workspace: Workspace, chosen: Cases) -> list[Stability]:
+    from curbside.evals.stability import measure_stability
+    from curbside.router.policies import make_policy
+
+    fleet, served = workspace.fleet(), workspace.config.policy
+    policy = make_policy(
+        served,
+        agents=fleet.serving,
+        generalist=fleet.generalist,
+        costs={a: fleet.agents[a].card.cost for a in fleet.serving},
     )
-    if out is not None:
-        write_text(out / "familiarity.md", text)
-        typer.echo(f"written    {out / 'familiarity.md'}")
+    return measure_stability(
+        workspace.assessor(),
+        policy,
+        served.alpha,
+        workspace.source.encoder,
+        chosen.studies(),
+        folder=workspace.cache_folder,
+    )
 
 
 def _groups_per_case(cases: Cases) -> dict[str, float]:

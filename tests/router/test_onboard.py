@@ -51,6 +51,9 @@ def test_a_few_labels_make_a_modality_familiar(folder: Path, new: Cases) -> None
     assert four["head"] > 0.7
     # the fake generalist always answers the first of two options
     assert none["generalist"] == four["generalist"] == pytest.approx(0.5, abs=0.2)
+    # nobody was shown to read them, so they go to a person
+    assert four["answered"] == 0
+    assert four["unguarded"] > 0.5
     assert four["known_recognised"] == none["known_recognised"] == 1
     assert {f.measured for f in found} == {16}
 

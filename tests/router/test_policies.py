@@ -13,7 +13,7 @@ from curbside.assessments import Assessments
 from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
 from curbside.errors import InternalError
 from curbside.responses import ResponseStatus
-from curbside.router.policies import REASONS, make_policy
+from curbside.router.policies import REASONS, make_policy, unproven
 from curbside.router.policy import Decisions, Policy, Responses, codes, run
 
 AGENTS = ("a", "b", "g")
@@ -134,6 +134,9 @@ def tier_world() -> tuple[Assessments, Responses]:
         p_value=np.array([0.5, 0.5, 0.01, 0.5]),
         support=np.array([150, 10, 150, 150], np.int32),
         specialist=np.array([0, 1, 0, -1], np.int16),
+        # nothing was learned of anybody, so nobody is unproven
+        competence=np.full((4, 3), 0.8, np.float32),
+        competence_support=np.zeros((4, 3), np.float32),
     )
     status = np.ones((4, 3), np.int8)
     confidence = np.full((4, 3), 0.6, np.float32)
@@ -273,3 +276,36 @@ def test_where_tags_and_pixels_disagree_no_policy_answers(
     named = np.array(codes(policy))
     assert (named[after.reason[wrong & before.answered]] == "tag_disagreement").all()
     assert (after.reason[~wrong] == before.reason[~wrong]).all()
+
+
+def test_who_is_unproven() -> None:
+    facts, _ = world(0, 4)
+    nan = np.nan
+    facts = replace(
+        facts,
+        competence=np.array([[0.9, nan, 0.2], [nan] * 3, [nan] * 3, [0.6] * 3], np.float32),
+        competence_support=np.array([[9, 2, 9], [0, 0, 3], [0] * 3, [9] * 3], np.float32),
+    )
+    assert unproven(facts).tolist() == [
+        [False, True, True],  # known, known elsewhere only, mostly wrong
+        [True, True, True],  # one of them was judged elsewhere, none here
+        [False, False, False],  # nothing was learned of anybody
+        [False, False, False],
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_an_unproven_reader_never_answers_and_the_rest_stays(kind: type, seed: int) -> None:
+    facts, truth = world(seed, 40)
+    held = decide(policy_of(kind, alpha=0.05), facts, truth)
+    free = decide(policy_of(kind, alpha=0.05, hold_unproven=False), facts, truth)
+    rests = ((free.weights > 0) & unproven(facts)).any(axis=1)
+    assert (held.answered == (free.answered & ~rests)).all()
+    assert (held.weights == free.weights).all()  # what is held has its provisional reading
+    assert (held.asked == free.asked).all()
+    codes = np.array(REASONS)[held.reason]
+    assert (codes[free.answered & rests] == "unproven").all()
+    off = decide(policy_of(kind, alpha=0.0), facts, truth)
+    assert not (np.array(REASONS)[off.reason] == "unproven").any()
