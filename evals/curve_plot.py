@@ -86,7 +86,7 @@ def _accuracy(made: Any, curves: Curves) -> None:
         x = [i for i, _ in there]
         low, high = [min(v) for _, v in there], [max(v) for _, v in there]
         made.add_scatter(
-            x=[*x, *x[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=band,
+            x=[*x, *x[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=band, mode="lines",
             line={"width": 0}, showlegend=False, hoverinfo="skip", row=1, col=1,
         )  # fmt: skip
         made.add_scatter(
@@ -121,12 +121,14 @@ def _matched(made: Any, curves: Curves) -> None:
         whole[curves.modality[task]] = whole.get(curves.modality[task], 0) + n
     rows = sorted(curves.specialists)
     end = 2.5 * max([whole.get(m, 1) for m in rows], default=10)
-    for arm, (title, colour, _) in _ARMS.items():
+    # side by side, so that one that never got there hides no other
+    for shift, (arm, (title, colour, _)) in zip((-0.14, 0.14), _ARMS.items(), strict=True):
         if arm not in curves.met:
             continue
         found = [curves.met[arm][m] for m in rows]
         made.add_scatter(
-            x=[end if f is None else f for f in found], y=rows, mode="markers", name=title,
+            x=[end if f is None else f for f in found], y=[i + shift for i in range(len(rows))],
+            mode="markers", name=title,
             marker={
                 "color": colour, "size": 11, "line": {"color": colour, "width": 2},
                 "symbol": ["x-thin" if f is None else "circle" for f in found],
@@ -134,7 +136,7 @@ def _matched(made: Any, curves: Curves) -> None:
             showlegend=False, row=1, col=2,
         )  # fmt: skip
     made.add_scatter(
-        x=[whole.get(m) for m in rows], y=rows, mode="markers", row=1, col=2,
+        x=[whole.get(m) for m in rows], y=list(range(len(rows))), mode="markers", row=1, col=2,
         name="labels that the specialist had",
         marker={"symbol": "line-ns", "size": 12, "line": {"color": _TEAM, "width": 2}},
     )  # fmt: skip
@@ -143,4 +145,7 @@ def _matched(made: Any, curves: Curves) -> None:
         type="log", tickvals=[*ticks, end], ticktext=[*map(str, ticks), "never"],
         title="labelled cases of the modality", row=1, col=2,
     )  # fmt: skip
-    made.update_yaxes(autorange="reversed", row=1, col=2)
+    made.update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=[m.replace("_", " ") for m in rows],
+        autorange="reversed", row=1, col=2,
+    )  # fmt: skip
