@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from curbside.agents.model_card import as_html
 from curbside.evals.detail_tables import detail_tables
 from curbside.evals.schema import Summary
+from curbside.evals.shown import Shown
 from curbside.evals.table import SHOWN, control_cells, lines, number, percent, rows, source_of, span
 from curbside.storage import write_text
 
@@ -57,12 +58,14 @@ def render_report(
     summary: Summary,
     histogram: Histogram | None = None,
     cards: Mapping[str, str] = MappingProxyType({}),
+    shown: Sequence[Shown] = (),
 ) -> str:
     """The page.
 
     Args:
         histogram: from :func:`novelty_histogram`; left out where None.
         cards: model cards in Markdown, by agent.
+        shown: cases whose images the page is to hold.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
     from markupsafe import Markup
@@ -91,6 +94,7 @@ def render_report(
         source=source_of,
         control_cells=control_cells,
         cards={name: Markup(as_html(page)) for name, page in cards.items()},
+        shown=shown,
     )
 
 
@@ -99,9 +103,10 @@ def write_report(
     path: Path,
     histogram: Histogram | None = None,
     cards: Mapping[str, str] = MappingProxyType({}),
+    shown: Sequence[Shown] = (),
 ) -> None:
     """Write the page atomically; see :func:`render_report`.  Raises StorageError."""
-    write_text(path, render_report(summary, histogram, cards))
+    write_text(path, render_report(summary, histogram, cards, shown))
 
 
 def _plots(summary: Summary, histogram: Histogram | None) -> list[tuple[str, str, Any]]:

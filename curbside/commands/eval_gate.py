@@ -9,6 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from curbside.config import AnyPolicy
+    from curbside.evals.schema import Summary
+    from curbside.evals.shown import Shown
     from curbside.router.versions import VersionStore
 
 __all__ = ["eval_gate", "eval_probes", "eval_published", "eval_report"]
@@ -92,8 +94,18 @@ def eval_report(
         Path | None,
         typer.Option(help="File: .html, .md or .json; default: report.html in the run's folder."),
     ] = None,
+    images: Annotated[
+        int, typer.Option(min=0, max=100, help="Cases whose images go into the HTML file.")
+    ] = 0,
+    cases: Annotated[
+        Path | None, typer.Option(help="The run's manifest; needed for --images.")
+    ] = None,
 ) -> None:
-    """Write a run's report again: one HTML file with plots, or Markdown, or JSON."""
+    """Write a run's report again: one HTML file with plots, or Markdown, or JSON.
+
+    With --images the HTML file holds images of that many cases, read once more, and what the
+    readings rest on: mind where it goes.
+    """
     from curbside.errors import UserError
     from curbside.evals.cards import read_cards
     from curbside.evals.markdown import run_page
@@ -108,7 +120,7 @@ def eval_report(
     if path.suffix == ".html":
         f = (outcomes := load_outcomes(run)).frame
         histogram = novelty_histogram(outcomes.novelty, f.tier, f.usable)
-        write_report(summary, path, histogram, read_cards(run))
+        write_report(summary, path, histogram, read_cards(run), _shown(cases, images, summary))
     elif path.suffix == ".md":
         write_text(path, run_page(summary))
     elif path.suffix == ".json":
@@ -137,6 +149,32 @@ def eval_published(
     if out is not None:
         write_page(table, ours, out)
         typer.echo(f"page       {out}")
+
+
+def _shown(manifest: Path | None, images: int, summary: Summary) -> list[Shown]:
+    """Cases for a report; none where no images were asked for."""
+    from curbside.cases import read_cases
+    from curbside.config import load_config
+    from curbside.errors import UserError
+    from curbside.evals.runner import evaluated
+    from curbside.evals.shown import shown_cases
+    from curbside.home import config_path, home
+    from curbside.router.workspace import Workspace
+
+    if not images:
+        return []
+    if manifest is None:
+        raise UserError(
+            "--images needs the manifest that the run evaluated",
+            hint="curbside eval report RUN --images 12 --cases MANIFEST",
+        )
+    cases = evaluated(read_cases(manifest))
+    if cases.digest != summary.cases.digest:
+        raise UserError(
+            f"{manifest.name} is not the manifest of this run",
+            hint=f"give the one that was evaluated: {summary.cases.manifest}",
+        )
+    return shown_cases(Workspace(home(), load_config(config_path())).fleet(), cases, images)
 
 
 def _versions() -> VersionStore | None:

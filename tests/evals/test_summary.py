@@ -20,6 +20,7 @@ from curbside.evals.detail_tables import detail_tables, markdown
 from curbside.evals.evaluation import evaluate
 from curbside.evals.report import novelty_histogram, render_report
 from curbside.evals.schema import Control, Cost, Summary, json_schema
+from curbside.evals.shown import Shown
 from curbside.evals.summary import arm_costs, summarise, write_summary
 from curbside.evals.table import lines, print_summary, rows
 from curbside.indexes.lite0 import folded_weights
@@ -203,6 +204,17 @@ def test_model_cards_are_in_the_report_and_run_nothing(summary):
     page = render_report(summary, None, {"a": "# a\n\n| x | y |\n| --- | --- |\n| <b>1 | 2 |"})
     assert "<summary>a</summary><h1>a</h1>" in page and "&lt;b&gt;1" in page
     assert "model cards" not in render_report(summary)
+
+
+def test_images_are_in_the_report_only_where_some_were_given(summary):
+    one = Shown(
+        "ct: x", "orange speaks for x", ("data:image/png;base64,AA", "data:image/png;base64,BB")
+    )
+    page = render_report(summary, shown=[one])
+    assert "What readings rest on" in page and page.count('"data:image/png;base64,AA"') == 1
+    assert "mind where it goes" in page
+    plain = render_report(summary)
+    assert "What readings rest on" not in plain and "mind where it goes" not in plain
 
 
 def control(name, value, *, agent="", held=0.4, finding="not found"):

@@ -277,6 +277,22 @@ def test_a_run_is_compared_gated_and_reported(built: Built, tmp_path: Path) -> N
         assert call(built.home, "eval", "report", run, "--out", out).exit_code == 0
         assert part in out.read_text(encoding="utf-8")
     assert "valid: .html" in str(fails(built.home, "eval", "report", run, "--out", "r.pdf"))
+    few = ("eval", "report", run, "--images", "2")
+    assert "--cases MANIFEST" in str(fails(built.home, *few).hint)
+    assert "not the manifest of this run" in str(
+        fails(built.home, *few, "--cases", _other(tmp_path, built.cases))
+    )
+    out = tmp_path / "images.html"
+    shown = call(built.home, *few, "--cases", built.cases.path, "--out", out)
+    assert shown.exit_code == 0, shown.output
+    assert "mind where it goes" in out.read_text(encoding="utf-8")
+
+
+def _other(folder: Path, cases: Cases) -> Path:
+    path = folder / "other.jsonl"
+    row = {"id": "x", "image": str(cases[0].image), "role": "test"}
+    path.write_text(json.dumps(row | {"modality": "ct", "label": "a", "options": ["a", "b"]}))
+    return path
 
 
 def test_a_gate_is_asked_about_the_runs_own_policy(built: Built, tmp_path: Path) -> None:
