@@ -1,10 +1,10 @@
-"""First lesson of the projector: an image's mean token lies near the states of its names.
+"""First lesson of the projector: an image's mean token points to the words of its names.
 
-The names are modality and label as the frozen lower layers see them, standardised.  The loss
-is a softmax over all modalities and, beside it, over the options of the case's task (Radford
-et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, with fixed
-texts).  No layer above the entry runs, so this costs little and the upper layers then only
-have to read what they find.
+The names are modality and label; a name is where the language model's head looks for its words.
+The loss is a softmax over all modalities and, beside it, over the options of the case's task
+(Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, with
+fixed texts).  No layer above the entry runs, so this costs little, and the upper layers then only
+have to hand on what they find.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Targets:
     """Names to align with, and which of them stand to choice for each case.
 
     Args:
-        states: float32 (k, width), standardised mean states of the names.
+        states: float32 (k, width), unit vectors, one a name.
         truth: long (n, 2): name of modality and of label, −1 where there is none.
         allowed: bool (n, 2, k).
     """
@@ -40,7 +40,7 @@ class Targets:
 
 
 def settle(model: SmallVlm, cases: Sequence[Case], features: Tensor, wording: Wording) -> Targets:
-    """Set the projector's units from the training cases, and find the names' states.
+    """Set the projector's units from the training cases, and find where the names lie.
 
     Args:
         features: float16 (n, visual, channels) of the cases.
@@ -62,7 +62,7 @@ def _settle(model: SmallVlm, cases: Sequence[Case], features: Tensor, wording: W
     some = features[:: max(1, len(features) // 2000)].float().flatten(0, 1)
     projector.mean.copy_(some.mean(0))
     projector.deviation.copy_(some.std(0) + 1e-3)
-    means = torch.stack([((x - projector.shift) / projector.spread).mean(0) for x in states])
+    targets = torch.stack([model.heard(wording.tokens(f" {plain(n)}")) for n in names])
     of_label = {n: len(modalities) + i for i, n in enumerate(labels)}
     truth = torch.full((len(cases), 2), -1)
     allowed = torch.zeros(len(cases), 2, len(names), dtype=torch.bool)
@@ -72,7 +72,7 @@ def _settle(model: SmallVlm, cases: Sequence[Case], features: Tensor, wording: W
         if c.label in c.options:
             truth[i, 1] = of_label[c.label or ""]
             allowed[i, 1, [of_label[o] for o in c.options]] = True
-    return Targets(functional.normalize(means - means.mean(0), dim=1), truth, allowed)
+    return Targets(functional.normalize(targets - targets.mean(0), dim=1), truth, allowed)
 
 
 class Aligner(nn.Module):
@@ -82,12 +82,15 @@ class Aligner(nn.Module):
         super().__init__()
         self.projector = model.projector
         self.register_buffer("states", states, persistent=False)
+        self.register_buffer("gain", model.language.model.norm.weight, persistent=False)
 
     states: Tensor
+    gain: Tensor
 
     def forward(self, features: Tensor, truth: Tensor, allowed: Tensor) -> dict[str, Tensor]:
         """``loss`` of b images: features (b, visual, channels), the rest as in ``Targets``."""
-        image = functional.normalize(self.projector.inner(features).mean(1), dim=1)
+        mean = self.projector.spread * self.projector.inner(features).mean(1)
+        image = functional.normalize(mean * self.gain, dim=1)
         logits = SHARPNESS * image @ self.states.T
         loss = torch.zeros(())
         for column, weight in ((0, 1.0), (1, LABELS)):

@@ -40,7 +40,7 @@ from curbside.study import content_hash
 __all__ = ["Courses", "Maker"]
 
 #: Raise when the code makes something else of the same inputs.
-_FORMAT = 1
+_FORMAT = 2
 _MADE = "made.json"
 
 

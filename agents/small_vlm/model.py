@@ -127,6 +127,11 @@ class SmallVlm(nn.Module):
         out: Tensor = self.language.lm_head(self.language.model.norm(states))
         return out
 
+    def heard(self, text: tuple[int, ...]) -> Tensor:
+        """Mean over a text's words of where the head looks for them, float32 (width,)."""
+        weight: Tensor = self.language.lm_head.weight
+        return weight[list(text)].mean(0)
+
     def states(self, packed: Packed, features: Tensor, cache: Any = None) -> Tensor:
         """Hidden states after the last layer, before its norm: float32 (b, t, width).
 
