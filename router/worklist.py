@@ -18,7 +18,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select
 
 from curbside.errors import UserError
-from curbside.router.ledger import Entry, Ledger
+from curbside.router.entries import Entry
+from curbside.router.ledger import Ledger
 from curbside.router.ledger_schema import cases, flags, reading
 
 __all__ = ["FACETS", "SORTS", "Counts", "Page", "View", "count", "page", "waited"]

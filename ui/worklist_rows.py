@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from curbside.readings import Status
-from curbside.router.ledger import Entry
+from curbside.router.entries import Entry
 from curbside.router.worklist import SORTS, View, waited
 
 __all__ = [

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curbside.errors import UserError
-from curbside.router.ledger import Entry, Ledger, open_ledger
+from curbside.router.entries import Entry
+from curbside.router.ledger import Ledger, open_ledger
 from curbside.router.ledger_bench import bench_ledger
 from curbside.router.synthetic import fill
 from curbside.router.worklist import FACETS, SORTS, View, count, page, waited

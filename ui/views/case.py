@@ -9,7 +9,7 @@ import streamlit as st
 
 from curbside.errors import CurbsideError, UserError
 from curbside.readings import CaseRecord
-from curbside.router.ledger import Entry
+from curbside.router.entries import Entry
 from curbside.router.sources import open_sources
 from curbside.router.worklist import View
 from curbside.ui.components import error_state, state, text

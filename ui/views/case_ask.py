@@ -10,7 +10,7 @@ from curbside.agents.fleet import read_fleet_file
 from curbside.agents.fleet_spec import fleet_path, load_fleet_spec
 from curbside.errors import CurbsideError
 from curbside.readings import CaseRecord
-from curbside.router.ledger import Entry
+from curbside.router.entries import Entry
 from curbside.ui.charts import bars
 from curbside.ui.components import error_state, text
 from curbside.ui.serving import config, worker

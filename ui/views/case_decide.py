@@ -10,7 +10,7 @@ import streamlit as st
 
 from curbside.errors import CurbsideError
 from curbside.readings import CaseRecord
-from curbside.router.ledger import Entry
+from curbside.router.entries import Entry
 from curbside.router.review import OVERRIDE_CODES, Kind
 from curbside.ui.case_story import headline, readings, shortcuts
 from curbside.ui.components import css_class, error_state, mark, row, text

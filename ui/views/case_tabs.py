@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from curbside.errors import CurbsideError
 from curbside.indexes.store import read_store
 from curbside.readings import CaseRecord
-from curbside.router.ledger import Entry
+from curbside.router.entries import Entry
 from curbside.ui.case_story import (
     Said,
     event_line,
