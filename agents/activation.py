@@ -25,7 +25,9 @@ from curbside.agents.readers import (
     SpecialistReader,
     option_text,
 )
-from curbside.agents.trunk import Inputs
+from curbside.agents.trunk import Inputs, SecondTrunk
+from curbside.indexes.encoder import upper_part
+from curbside.indexes.lite0_graph import Part
 from curbside.readings import Explanation
 from curbside.study import Question
 
@@ -37,7 +39,7 @@ _POOLED = 1280
 
 @dataclass(frozen=True)
 class _Branch:
-    """Each option's map, float32 (k, 7, 7): what places add to its logit.
+    """Each option's map, float32 (k, h, w): what places add to its logit.
 
     ``tuned``: float32 (1, 1280), features of the adapted network where there is one.
     """
@@ -54,8 +56,9 @@ def activation(reader: Reader, inputs: Inputs, question: Question, option: str) 
         option: one of the question's.
 
     Returns:
-        A 7 × 7 grid in logits, rows from the top, and the share that the branch it belongs
-        to has in the decision; kind ``none`` where the reader does not know the question.
+        A grid in logits, 7 × 7 or on the second trunk 9 × 9, rows from the top, and the share
+        that the branch it belongs to has in the decision; kind ``none`` where the reader does
+        not know the question.
     """
     branch = _branch(reader, inputs, question)
     if branch is None or len(question.options) < 2:
@@ -152,12 +155,19 @@ def _odds(probabilities: NDArray[np.float32], at: int) -> float:
 
 
 @cache
-def _published() -> UpperNetwork:
+def _first() -> UpperNetwork:
     return UpperNetwork({})
 
 
+@cache
+def _second() -> Part:
+    return upper_part(maps=True, network=SecondTrunk.network)
+
+
 def _frozen(inputs: Inputs) -> Map:
-    found: Map = _published().maps(inputs.grid)[0]
+    second = inputs.grid.shape[1:] == SecondTrunk.network.grid
+    maps = _second().run(inputs.grid, "maps")["maps"] if second else _first().maps(inputs.grid)
+    found: Map = maps[0]
     return found
 
 

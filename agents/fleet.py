@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGENT_FILE",
+    "AGENT_FORMAT",
     "FLEET_FILE",
     "FORMAT",
     "BuildCost",
@@ -41,8 +42,10 @@ __all__ = [
 
 FLEET_FILE = "fleet.json"
 AGENT_FILE = "agent.json"
-#: Raise when what is stored, or how it is trained, changes.
-FORMAT = 2
+#: Raise when the fleet file, or who is in a fleet, changes.
+FORMAT = 3
+#: Raise when what is stored of an agent, or how it is trained, changes.
+AGENT_FORMAT = 2
 _REBUILD = "curbside build --cases MANIFEST (or make demo) builds the fleet again"
 
 
@@ -66,6 +69,7 @@ class FleetFile(BaseModel):
     trunk: str
     agents: tuple[StoredAgent, ...]
     generalist: str
+    colleagues: tuple[str, ...] = ()
     tasks: dict[str, tuple[str, ...]]
     tasks_of: dict[str, tuple[str, ...]]
 
@@ -89,6 +93,7 @@ class Fleet:
         build_cost: by name of agent.
         fingerprint: hash over all agents' weights, not over what building them took.
         people: who answers in the worklist; they are never asked by a policy.
+        colleagues: generalists besides the one that serves, for second opinions.
     """
 
     agents: Mapping[str, Agent]
@@ -99,6 +104,7 @@ class Fleet:
     build_cost: Mapping[str, BuildCost]
     fingerprint: str
     people: Mapping[str, Agent] = field(default_factory=lambda: MappingProxyType({}))
+    colleagues: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,8 +118,8 @@ class Fleet:
 
     @property
     def serving(self) -> tuple[str, ...]:
-        """The agents that policies choose among: all specialists and the serving generalist."""
-        return tuple(dict.fromkeys((*self.specialists.values(), self.generalist)))
+        """The agents that policies may ask: specialists, the serving generalist, colleagues."""
+        return tuple(dict.fromkeys((*self.specialists.values(), self.generalist, *self.colleagues)))
 
     @classmethod
     def load(cls, folder: Path, source: FeatureSource, text: TextEncoder) -> Fleet:
@@ -128,14 +134,15 @@ class Fleet:
             IndexCorrupt: a file is missing or its bytes differ.
         """
         from curbside.agents.embedded import EmbeddedAgent
-        from curbside.agents.trunk import Trunk
+        from curbside.agents.trunk import Trunk, trunks_fingerprint, trunks_of
 
         file = read_fleet_file(folder)
-        trunk = Trunk(source)
-        if file.format != FORMAT or file.trunk != trunk.fingerprint:
+        trunks = trunks_of(source)
+        fingerprint = trunks_fingerprint(trunks)
+        if file.format != FORMAT or file.trunk != fingerprint:
             raise IndexMismatch(
                 f"the fleet was built on trunk {file.trunk[:12]} in format {file.format}; this "
-                f"encoder gives {trunk.fingerprint[:12]} and format {FORMAT}",
+                f"encoder gives {fingerprint[:12]} and format {FORMAT}",
                 hint=_REBUILD,
             )
         agents: dict[str, Agent] = {}
@@ -148,6 +155,7 @@ class Fleet:
                 card = AgentCard.model_validate(meta["card"])
                 weights += [card.fingerprint, json.dumps([meta["blend"], meta["files"]])]
                 cost[stored.name] = BuildCost(**meta["build_cost"])
+                trunk = trunks[meta.get("trunk", Trunk.name)]
             except (KeyError, TypeError, ValueError) as e:
                 raise _misfit(stored.name, e) from e
             where = folder / stored.folder
@@ -159,6 +167,7 @@ class Fleet:
             agents=MappingProxyType(agents),
             specialists=MappingProxyType(specialists),
             generalist=file.generalist,
+            colleagues=file.colleagues,
             tasks=MappingProxyType(file.tasks),
             tasks_of=MappingProxyType(file.tasks_of),
             build_cost=MappingProxyType(cost),

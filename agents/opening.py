@@ -48,6 +48,7 @@ def open_fleet(
     agents: dict[str, Agent] = {}
     people: dict[str, Agent] = {}
     specialists: dict[str, str] = {}
+    generalists: list[str] = []
     for name, agent in spec.agents.items():
         if isinstance(agent, EmbeddedSpec):
             assert trained is not None
@@ -55,11 +56,14 @@ def open_fleet(
             specialists |= {
                 m: n for m, n in trained.specialists.items() if n in opened and m not in specialists
             }
+            generalists += [n for n in trained.colleagues if n in opened]
         else:
             opened = {name: open_agent(name, agent, spec, folder)}
             if not isinstance(agent, PersonSpec) and agent.card.role == "specialist":
                 for modality in agent.card.modalities:
                     specialists.setdefault(modality, name)
+            elif not isinstance(agent, PersonSpec):
+                generalists.append(name)
         twice = opened.keys() & agents.keys()
         if twice:
             raise ConfigError(f"two agents of the fleet are named {min(twice)}")
@@ -81,6 +85,7 @@ def open_fleet(
         agents=MappingProxyType(agents),
         specialists=MappingProxyType(specialists),
         generalist=generalist,
+        colleagues=tuple(n for n in generalists if n != generalist),
         tasks=trained.tasks if trained else tasks,
         tasks_of=trained.tasks_of if trained else tasks_of,
         build_cost=trained.build_cost if trained else MappingProxyType({}),

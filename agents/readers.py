@@ -72,10 +72,14 @@ def read(reader: Reader, inputs: Inputs, questions: Sequence[Question]) -> Proba
 
 
 class LinearReader:
-    """Logistic regression a task on the pooled features, with a temperature."""
+    """Logistic regression a task on the pooled features, with a temperature.
 
-    def __init__(self, heads: Heads, blend: Blend) -> None:
-        self.heads, self.blend = heads, blend
+    Args:
+        whole: the heads see all that no agent changes, not the pooled features alone.
+    """
+
+    def __init__(self, heads: Heads, blend: Blend, *, whole: bool = False) -> None:
+        self.heads, self.blend, self.whole = heads, blend, whole
         self._labels = heads.labels()
 
     def opinions(
@@ -83,7 +87,8 @@ class LinearReader:
     ) -> Opinions:
         """See :class:`Reader`."""
         tasks = [match_task(q, self._labels, ambiguous=True) for q in questions]
-        return [(None, p) for p in _by_head(self.heads, inputs.pooled, questions, tasks)]
+        features = inputs.fixed if self.whole else inputs.pooled
+        return [(None, p) for p in _by_head(self.heads, features, questions, tasks)]
 
 
 class SpecialistReader:

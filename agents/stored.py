@@ -34,7 +34,8 @@ def reader_files(reader: Reader, folder: Path) -> dict[str, Any]:
     an OSError.
     """
     if isinstance(reader, LinearReader):
-        return {"reader": "linear", "heads": {"heads": _write(reader.heads, folder, "heads")}}
+        heads = _write(reader.heads, folder, "heads")
+        return {"reader": "linear", "whole": reader.whole, "heads": {"heads": heads}}
     if isinstance(reader, SpecialistReader):
         (folder / _TUNED).write_bytes(save(reader.network.learned))
         named = {"own": reader.own, "frozen": reader.frozen, "foreign": reader.foreign}
@@ -76,7 +77,7 @@ def load_reader(
         for name, labels in meta["heads"].items()
     }
     if meta["reader"] == "linear":
-        return LinearReader(heads["heads"], blend)
+        return LinearReader(heads["heads"], blend, whole=meta.get("whole", False))
     if meta["reader"] == "specialist":
         network = UpperNetwork(_exactly(folder / _TUNED, top_block_shapes()), cache)
         return SpecialistReader(network, heads["own"], heads["frozen"], heads["foreign"], blend)

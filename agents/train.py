@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from curbside.agents.cost import metered
 from curbside.agents.examples import Examples
 from curbside.agents.fleet import (
     AGENT_FILE,
+    AGENT_FORMAT,
     FLEET_FILE,
     FORMAT,
     FleetFile,
@@ -45,7 +47,7 @@ from curbside.agents.readers import (
     option_text,
 )
 from curbside.agents.stored import reader_files
-from curbside.agents.trunk import Inputs, Trunk
+from curbside.agents.trunk import Inputs, SecondTrunk, Trunk, trunks_fingerprint, trunks_of
 from curbside.agents.upper import (
     Recipe,
     by_task,
@@ -75,6 +77,8 @@ LORA_RANK = 8
 #: Share of the loss that scores options by name alone, for options never seen.
 BY_NAME = 0.3
 COST = 1.0
+#: The reader on the second trunk, which a policy may ask for a second opinion.
+_COLLEAGUE = "linear-lite2"
 #: A finished agent's folder, or what a killed build left of one.
 _AGENT_FOLDER = re.compile(r"\.?[\w-]+-[0-9a-f]{16}(\..+)?")
 _LIMITS = "Closed questions about one image; embedded demonstration agent, not for clinical use."
@@ -92,6 +96,7 @@ class _Plan:
     build: Callable[[Examples, int, Advance], tuple[Reader, int]]
     steps: int
     recipe: str
+    trunk: str = Trunk.name
 
 
 def train_fleet(
@@ -119,8 +124,8 @@ def train_fleet(
         ConfigError: the encoder has no grid for these agents.
         StorageError: the disk is full; a fleet built earlier still works.
     """
-    trunk = Trunk(source)
-    trainer = _Trainer(cases, features, config, trunk, text)
+    trunks = trunks_of(source)
+    trainer = _Trainer(cases, features, config, trunks, text)
     plans = [p for p in trainer.plans(twin=twin) if not only or p.name in only]
     stored: list[StoredAgent] = []
     todo = [(p, trainer.folder_of(p)) for p in plans]
@@ -146,9 +151,10 @@ def train_fleet(
     served = "generalist-full" if config.fleet.generalist == "gfull" else "generalist-16"
     fleet = FleetFile(
         format=FORMAT,
-        trunk=trunk.fingerprint,
+        trunk=trunks_fingerprint(trunks),
         agents=tuple(stored),
         generalist=served,
+        colleagues=(_COLLEAGUE,),
         tasks={t: tuple(o) for t, o in everything.options.items()},
         tasks_of=tasks_of,
     )
@@ -178,14 +184,20 @@ class _Trainer:
     """The labelled cases, their inputs, and how each kind of agent is made of them."""
 
     def __init__(
-        self, cases: Cases, features: Features, config: Config, trunk: Trunk, text: TextEncoder
+        self,
+        cases: Cases,
+        features: Features,
+        config: Config,
+        trunks: Mapping[str, Trunk],
+        text: TextEncoder,
     ) -> None:
-        self.config, self.trunk, self.text = config, trunk, text
+        self.config, self.trunks, self.text = config, trunks, text
         labelled = features.usable & (cases.tasks != "") & (cases.labels != "")
         rows = np.flatnonzero(labelled & np.isin(cases.roles, ("train", "tune")))
-        self.inputs: Inputs = trunk.from_features(features, rows)
+        self.inputs: Inputs = trunks[Trunk.name].from_features(features, rows)
         digests = np.array(features.digests, np.str_)
         self.fixed = self.inputs.fixed
+        self._studies = [cases[r].study() for r in rows.tolist()]
 
         def examples(role: str) -> Examples:
             at = np.flatnonzero(cases.roles[rows] == role)
@@ -256,13 +268,26 @@ class _Trainer:
             plans.append(
                 _Plan(name, "generalist", None, examples, 0, self._linear, 1, "linear"),
             )
+        plans.append(
+            _Plan(
+                _COLLEAGUE,
+                "generalist",
+                None,
+                train,
+                0,
+                self._second_opinion,
+                1,
+                "linear whole",
+                SecondTrunk.name,
+            )
+        )
         return plans
 
     def folder_of(self, plan: _Plan) -> str:
         """Named by everything that the weights depend on."""
         made_of = content_hash(
-            f"{FORMAT} {plan.name} {plan.seed} {plan.recipe} {INVERSE_PENALTY} {Blend.PULL}",
-            self.trunk.fingerprint,
+            f"{AGENT_FORMAT} {plan.name} {plan.seed} {plan.recipe} {INVERSE_PENALTY} {Blend.PULL}",
+            self.trunks[plan.trunk].fingerprint,
             _mark(plan.examples),
             _mark(self.tune),
         )
@@ -274,7 +299,7 @@ class _Trainer:
         # torch has one stream of random numbers for all: the caller's goes on undisturbed
         with metered() as meter, torch.random.fork_rng(devices=[]):
             reader, trainable = plan.build(plan.examples, plan.seed, advance)
-            reader.blend = self._blend(reader, plan.modality)
+            reader.blend = self._blend(reader, plan.modality, self.inputs_of(plan.trunk))
         labels = len(plan.examples)
         if isinstance(reader, SpecialistReader):
             few = self.train.few(self.config.fleet.shots, seed=self.config.fleet.seed)
@@ -304,16 +329,34 @@ class _Trainer:
                 "blend": asdict(reader.blend),
                 "build_cost": facts,
                 "files": checksums,
+                "trunk": plan.trunk,
                 **meta,
             }
             (temporary / AGENT_FILE).write_text(json.dumps(body, indent=1), encoding="utf-8")
 
     # -- how -----------------------------------------------------------------------------
 
+    def inputs_of(self, trunk: str) -> Inputs:
+        """What agents on a trunk see of the labelled cases; the second is computed when asked."""
+        return self.inputs if trunk == Trunk.name else self._second
+
+    @cached_property
+    def _second(self) -> Inputs:
+        trunk = self.trunks[SecondTrunk.name]
+        features = trunk.source.of(self._studies, label="encoding for the second trunk")
+        return trunk.from_features(features, np.arange(len(features)))
+
     def _linear(self, examples: Examples, seed: int, advance: Advance) -> tuple[Reader, int]:
         heads = _heads(self.inputs.pooled, examples)
         advance(1)
         return LinearReader(heads, Blend()), heads.parameters
+
+    def _second_opinion(
+        self, examples: Examples, seed: int, advance: Advance
+    ) -> tuple[Reader, int]:
+        heads = _heads(self.inputs_of(SecondTrunk.name).fixed, examples)
+        advance(1)
+        return LinearReader(heads, Blend(), whole=True), heads.parameters
 
     def _specialist(
         self, examples: Examples, foreign: Examples, seed: int, advance: Advance
@@ -401,13 +444,13 @@ class _Trainer:
         )
         return reader, trainable
 
-    def _blend(self, reader: Reader, modality: str | None) -> Blend:
+    def _blend(self, reader: Reader, modality: str | None, inputs: Inputs) -> Blend:
         """Fitted on ``tune`` cases of what the agent was adapted to."""
         tune = self.tune if modality is None else self.tune.take(self.tune.modalities == modality)
         known = np.array([t in self.train.options for t in tune.tasks.tolist()], bool)
         tune = tune.take(known)
         questions = [Question(options=self.train.options[t], task=t) for t in tune.tasks.tolist()]
-        opinions = reader.opinions(self.inputs.take(tune.rows), questions)
+        opinions = reader.opinions(inputs.take(tune.rows), questions)
         found = []
         for (a, b), question, label in zip(opinions, questions, tune.labels.tolist(), strict=True):
             if (a is None and b is None) or label not in question.options:

@@ -3,6 +3,10 @@
 An agent's inputs are the encoder's pooled features, means and deviations of three of its
 grids (texture and contrast that the last layer has averaged away), and the grid from
 which the upper blocks are fine-tuned.  Knows no question and no label.
+
+There are two trunks, since agents that share one err alike: Lite0, which is the encoder,
+and Lite2 at a higher resolution with hand-made descriptors, which runs only for the agents
+that stand on it.
 """
 
 from __future__ import annotations
@@ -17,12 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.errors import ConfigError, ImageError
-from curbside.indexes.encoder import upper_part
+from curbside.indexes.encoder import Lite2Encoder, upper_part
 from curbside.indexes.features import Features, FeatureSource
-from curbside.indexes.lite0_graph import BLOCKS, DIMENSIONS, GRID
+from curbside.indexes.lite0_graph import BLOCKS, DIMENSIONS, GRID, LITE0, LITE2, Network
 from curbside.study import Study, content_hash
 
-__all__ = ["FIRST_TUNED", "Inputs", "Trunk", "trunk_parameters"]
+__all__ = [
+    "FIRST_TUNED",
+    "Inputs",
+    "SecondTrunk",
+    "Trunk",
+    "trunk_parameters",
+    "trunks_fingerprint",
+    "trunks_of",
+]
 
 #: First block that agents run for themselves; what lies below is frozen and shared.
 FIRST_TUNED = 14
@@ -39,7 +51,8 @@ class Inputs:
         pooled: float32 (n, 1280), the encoder's features.
         statistics: float32 (n, s), mean and standard deviation over positions of the grids
             that enter blocks 11, 12 and 14.
-        grid: float16 (n, 192, 7, 7), the input of block ``FIRST_TUNED``.
+        grid: float16 (n, c, h, w), the input of the first block that agents run for
+            themselves; (192, 7, 7) on the encoder, (208, 9, 9) on the second trunk.
     """
 
     pooled: NDArray[np.float32]
@@ -70,6 +83,11 @@ class Trunk:
         ConfigError: the source's encoder is not the one that embedded agents stand on.
     """
 
+    name = "first"
+    network: Network = LITE0
+    #: First block that agents run for themselves; what lies below is frozen and shared.
+    first_tuned = FIRST_TUNED
+
     def __init__(self, source: FeatureSource, *, memory: int = 4096) -> None:
         if source.encoder.grid_shape != GRID:
             raise ConfigError(
@@ -77,13 +95,17 @@ class Trunk:
                 f"grid is {source.encoder.grid_shape}, not {GRID}",
                 hint="set encoder.kind to lite0 in curbside.yaml, then: curbside config check",
             )
-        self.source = source
-        self.fingerprint = content_hash("trunk", source.fingerprint, f"{_FORMAT} {FIRST_TUNED}")
         # images run side by side elsewhere; here one thread leaves the other to them
         self._to_12, self._to_tuned = (
             upper_part(last=last, pooled=False, cache=source.folder, threads=1)
             for last in (11, FIRST_TUNED - 1)
         )
+        self._keep(source, memory)
+
+    def _keep(self, source: FeatureSource, memory: int) -> None:
+        self.source = source
+        kind = "trunk" if self.network is LITE0 else f"{self.name} trunk"
+        self.fingerprint = content_hash(kind, source.fingerprint, f"{_FORMAT} {self.first_tuned}")
         self._kept: OrderedDict[str, Inputs] = OrderedDict()
         self._memory = memory
         self._lock = RLock()
@@ -135,6 +157,52 @@ class Trunk:
             np.zeros((1, 2 * (GRID[0] + 2 * 192)), np.float32),
             np.zeros((1, 192, 7, 7), np.float16),
         )
+
+
+class SecondTrunk(Trunk):
+    """The same of EfficientNet-Lite2, whose encoder gives all inputs in one pass.
+
+    Its statistics are moments of three depths, then descriptors that no network made.
+
+    Args:
+        beside: where the encoder's features come from; this trunk's are cached in the same
+            folder.  The network is opened with the first study that is not.
+    """
+
+    name = "second"
+    network = LITE2
+    first_tuned = LITE2.split + 1
+
+    def __init__(self, beside: FeatureSource, *, memory: int = 4096) -> None:
+        encoder = Lite2Encoder(cache=beside.folder, lazy=True)
+        self._keep(FeatureSource(encoder, folder=beside.folder), memory)
+
+    def from_features(self, features: Features, rows: NDArray[np.intp]) -> Inputs:
+        """See :meth:`Trunk.from_features`."""
+        pooled = features.pooled[rows]
+        return Inputs(pooled[:, :DIMENSIONS], pooled[:, DIMENSIONS:], features.grid_rows(rows))
+
+    def _zeros(self) -> Inputs:
+        width = self.source.dimensions - DIMENSIONS
+        return Inputs(
+            np.zeros((1, DIMENSIONS), np.float32),
+            np.zeros((1, width), np.float32),
+            np.zeros((1, *LITE2.grid), np.float16),
+        )
+
+
+def trunks_of(source: FeatureSource) -> Mapping[str, Trunk]:
+    """All trunks of a fleet by name, from where the encoder's features come.
+
+    Raises:
+        ConfigError: the source's encoder is not the one that embedded agents stand on.
+    """
+    return {t.name: t for t in (Trunk(source), SecondTrunk(source))}
+
+
+def trunks_fingerprint(trunks: Mapping[str, Trunk]) -> str:
+    """One fingerprint over all of them."""
+    return content_hash("trunks", *(t.fingerprint for t in trunks.values()))
 
 
 def _moments(grid: NDArray[np.float16]) -> NDArray[np.float32]:

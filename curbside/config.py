@@ -25,6 +25,7 @@ __all__ = [
     "CascadePolicy",
     "CompetencePolicy",
     "Config",
+    "ConsultPolicy",
     "EncoderConfig",
     "FleetConfig",
     "IndexConfig",
@@ -190,7 +191,23 @@ class AveragePolicy(_Strict):
     """Confidence below which a person reads."""
 
 
-AnyPolicy = TierPolicy | CompetencePolicy | CascadePolicy | AveragePolicy
+class ConsultPolicy(_Strict):
+    """Ask the generalist; when it is unsure ask colleagues too; the mean of all answers."""
+
+    kind: Literal["consult"] = "consult"
+    alpha: float = Field(default=0.05, ge=0, lt=1)
+    """p-values at or below this are novel; 0 switches the novelty gate off."""
+    colleagues: tuple[str, ...] = Field(default=("specialist",), min_length=1)
+    """Agents by name; ``specialist`` is the one of the recognised modality, if there is one."""
+    minimum_support: int = Field(default=100, ge=0)
+    """Labelled training cases of the modality below which the generalist reads alone."""
+    escalate_below: float = Field(default=0.8, ge=0, le=1)
+    """Confidence of the generalist below which the colleagues are asked; 1 asks them always."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """Confidence below which a person reads."""
+
+
+AnyPolicy = TierPolicy | CompetencePolicy | CascadePolicy | AveragePolicy | ConsultPolicy
 PolicyConfig = Annotated[AnyPolicy, Field(discriminator="kind")]
 
 

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Float = NDArray[np.float32]
-Kind = Literal["alone", "ensemble", "hybrid", "baseline", "oracle", "linear", "served"]
+Kind = Literal["alone", "colleague", "ensemble", "hybrid", "baseline", "oracle", "linear", "served"]
 
 #: Name of the two readers that a hybrid chooses between, besides the generalist's own.
 TEAM = "specialist-team"
@@ -160,10 +160,10 @@ def team(matrix: ResponseMatrix, assessments: Assessments, roster: Roster) -> Ar
     return Arm("S", "alone", weights, weights)
 
 
-def blend(name: str, first: Arm, second: Arm) -> Arm:
-    """The probability average of two arms, at the cost of both."""
-    weights = np.asarray((first.weights + second.weights) / 2, np.float32)
-    return Arm(name, "ensemble", weights, np.maximum(first.asked, second.asked))
+def blend(name: str, *arms: Arm) -> Arm:
+    """The probability average of several arms, at the cost of all."""
+    weights = np.stack([a.weights for a in arms]).mean(axis=0, dtype=np.float32)
+    return Arm(name, "ensemble", weights, np.maximum.reduce([a.asked for a in arms]))
 
 
 def hybrid(
@@ -174,10 +174,11 @@ def hybrid(
     roster: Roster,
     generalist: str,
     *,
+    colleagues: tuple[str, ...] = (),
     scores: Float | None = None,
     kind: Kind = "hybrid",
 ) -> Arm:
-    """A serving policy over {the specialist team, one generalist}, with its gates off.
+    """A serving policy over {the specialist team, one generalist, colleagues}, gates off.
 
     Args:
         assessments: of the same cases; its agents include those of the matrix that the
@@ -187,22 +188,23 @@ def hybrid(
     from curbside.router.policies import make_policy
 
     column = team_columns(matrix, assessments, roster)
-    two = (TEAM, generalist)
+    names = (TEAM, generalist, *colleagues)
     policy = make_policy(
-        config.model_copy(update={"alpha": 0.0, "floor": 0.0}), agents=two, generalist=generalist
+        config.model_copy(update={"alpha": 0.0, "floor": 0.0}), agents=names, generalist=generalist
     )
-    facts = _two_readers(assessments, matrix, column, two)
+    others = [np.full(len(column), matrix.column(a), np.intp) for a in names[1:]]
+    pick = np.stack([column, *others], axis=1)
+    facts = _readers_known(assessments, matrix, pick, names)
     if scores is not None:
         facts = replace(facts, competence=scores)
-    readers = Recording.of(_pair(matrix, column, two), facts)
+    readers = Recording.of(_readers(matrix, pick, names), facts)
     decided = readers.decide(policy)
-    g = matrix.column(generalist)
     rows = np.arange(len(matrix))
 
     def spread(values: NDArray[np.generic]) -> Float:
         out = np.zeros(matrix.status.shape, np.float32)
-        out[rows, column] += values[:, 0].astype(np.float32)
-        out[:, g] += values[:, 1].astype(np.float32)
+        for j in range(len(names)):
+            out[rows, pick[:, j]] += values[:, j].astype(np.float32)
         return out
 
     return Arm(name, kind, spread(decided.weights), spread(decided.asked))
@@ -282,12 +284,11 @@ def _one_hot(column: NDArray[np.intp], matrix: ResponseMatrix) -> Float:
     return weights
 
 
-def _pair(
-    matrix: ResponseMatrix, column: NDArray[np.intp], names: tuple[str, str]
+def _readers(
+    matrix: ResponseMatrix, pick: NDArray[np.intp], names: tuple[str, ...]
 ) -> ResponseMatrix:
-    """A matrix of two agents: the team's reading of each case, and the generalist's."""
-    pick = np.stack([column, np.full(len(column), matrix.column(names[1]))], axis=1)
-    rows = np.arange(len(column))[:, None]
+    """A matrix of the readers that a hybrid has, intp (n, len(names)) columns of each case."""
+    rows = np.arange(len(pick))[:, None]
     return replace(
         matrix,
         agents=names,
@@ -299,19 +300,18 @@ def _pair(
     )
 
 
-def _two_readers(
+def _readers_known(
     assessments: Assessments,
     matrix: ResponseMatrix,
-    column: NDArray[np.intp],
-    names: tuple[str, str],
+    pick: NDArray[np.intp],
+    names: tuple[str, ...],
 ) -> Assessments:
     wide = for_agents(assessments, matrix.agents)
-    pick = np.stack([column, np.full(len(column), matrix.column(names[1]))], axis=1)
-    rows = np.arange(len(column))[:, None]
+    rows = np.arange(len(pick))[:, None]
     return replace(
         wide,
         agents=names,
-        specialist=np.zeros(len(column), np.int16),
+        specialist=np.zeros(len(pick), np.int16),
         competence=wide.competence[rows, pick],
         competence_low=wide.competence_low[rows, pick],
         competence_high=wide.competence_high[rows, pick],

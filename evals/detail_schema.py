@@ -28,6 +28,9 @@ class ReliabilityBin(Strict):
     confidence: Number
     accuracy: Number
     n: int
+    ci_low: Number = None
+    ci_high: Number = None
+    """Of the accuracy, groups resampled."""
 
 
 class ArmDetail(Strict):
@@ -98,6 +101,9 @@ class Route(Strict):
     share: Number
     accuracy: Number
     """Micro, over known cases."""
+    ci_low: Number = None
+    ci_high: Number = None
+    """Of the accuracy, groups resampled."""
     calls: Number
     latency_ms: Number
 
@@ -130,6 +136,9 @@ class PersonRow(Strict):
     cost: float
     best: dict[str, tuple[float, Number]]
     """Arm → share referred and the net benefit there."""
+    ci_low: Number = None
+    ci_high: Number = None
+    """Of the hybrid's net benefit at that share, groups resampled."""
 
 
 class PoolRow(Strict):

@@ -185,13 +185,14 @@ def _routes(d: Details) -> Table:
     return Table(
         "Which way cases went",
         "The hybrid put forward, gates off; accuracy over known cases.",
-        ("route", "cases", "share, %", "accuracy, %", "calls", "ms"),
+        ("route", "cases", "share, %", "accuracy, %", "95 %", "calls", "ms"),
         tuple(
             (
                 r.route,
                 str(r.n),
                 _number(None if r.share is None else 100 * r.share, 1),
                 _number(None if r.accuracy is None else 100 * r.accuracy, 1),
+                _span(r.ci_low, r.ci_high),
                 _number(r.calls, 2),
                 _number(r.latency_ms, 1),
             )
@@ -205,13 +206,14 @@ def _persons(d: Details, hybrid: str) -> Table:
         "When a person should read",
         "The share to refer at which net benefit is highest, if a person is right so often and "
         "costs so much of one right answer.",
-        ("person right, %", "cost", f"refer under {hybrid}, %", "net benefit", "best arm"),
+        ("person right, %", "cost", f"refer under {hybrid}, %", "net benefit", "95 %", "best arm"),
         tuple(
             (
                 f"{100 * p.accuracy:.0f}",
                 f"{p.cost:g}",
                 f"{100 * p.best[hybrid][0]:.1f}",
                 _number(p.best[hybrid][1], 3),
+                f"{_number(p.ci_low, 3)} to {_number(p.ci_high, 3)}",
                 max(p.best, key=lambda a, p=p: p.best[a][1] or -1.0),  # type: ignore[misc]
             )
             for p in d.persons

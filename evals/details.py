@@ -36,19 +36,25 @@ from curbside.evals.metrics import Utility, ratio
 from curbside.evals.peers import FOLDS
 from curbside.evals.pool import pool_weights, pooled, subsets
 from curbside.evals.protocol import (
+    DISPATCHERS,
     GFULL,
-    HYBRIDS,
     OPPONENTS,
     Scored,
     Trained,
     is_gated,
     plain_arms,
-    single_names,
 )
 from curbside.evals.regret import PARTS, parts_of, to_specialist_share
 from curbside.evals.replay import right_of
 from curbside.evals.schema_base import Estimate
-from curbside.evals.selective import COVERAGES, brier, calibration_error, reliability, selective
+from curbside.evals.selective import (
+    COVERAGES,
+    brier,
+    calibration_error,
+    reliability,
+    selective,
+    share_interval,
+)
 from curbside.evals.statistics import interval, minimum_detectable, over_models
 from curbside.evals.subgroups import CaseFacts, subgroup_rates
 from curbside.evals.sweeps import CURVE_BUDGETS
@@ -111,26 +117,37 @@ def look(x: Looked) -> Details | None:
     shown = [a for a in x.by_draw[0] if is_gated(x.by_draw[0][a].arm)]
     first = x.by_draw[0]
     facts = x.facts
+    choosers = [h for h in DISPATCHERS if "case-oracle" in accuracy]
     return Details(
         arms={a: _arm(x, a, known, everything) for a in shown},
-        gain={h: _gain(accuracy, h) for h in HYBRIDS if h in accuracy and "random" in accuracy},
-        regret={h: _regret(x, h, known, accuracy) for h in HYBRIDS if "case-oracle" in accuracy},
+        gain={h: _gain(accuracy, h) for h in choosers},
+        regret={
+            h: _regret(x, h, known, accuracy) for h in DISPATCHERS if "case-oracle" in accuracy
+        },
         frontier=_frontier(x, known, accuracy),
         routes=_routes(x),
         conclusions=[
             _conclude(x, b, accuracy)
-            for b in dict.fromkeys((x.best_single, *OPPONENTS))
+            for b in dict.fromkeys(
+                (x.best_single, *OPPONENTS, *x.trained[0].colleagues, "E-consult")
+            )
             if b in accuracy
         ],
         pool=_pool(x, known, accuracy[x.best_single]),
-        persons=_persons(x, everything[:1]),
+        persons=_persons(x, everything),
         reliability={
             a: {
                 m: [
-                    ReliabilityBin(confidence=b.confidence, accuracy=b.accuracy, n=b.n)
+                    ReliabilityBin(
+                        confidence=b.confidence,
+                        accuracy=b.accuracy,
+                        n=b.n,
+                        ci_low=b.low,
+                        ci_high=b.high,
+                    )
                     for b in bins
                 ]
-                for m, bins in reliability(x.frame, first[a].outcomes, x.rows).items()
+                for m, bins in reliability(x.frame, first[a].outcomes, x.rows, x.counts).items()
             }
             for a in dict.fromkeys((x.hybrid, x.best_single))
         },
@@ -248,7 +265,8 @@ def _frontier(x: Looked, known: Float, accuracy: Mapping[str, Float]) -> Frontie
     cost = {
         a: x.each(a, lambda o: np.asarray(known @ o.cost[x.rows], np.float32)) for a in accuracy
     }
-    zero = [a for a in _ZERO if a in accuracy]
+    others = [a for a, s in x.by_draw[0].items() if s.arm.kind == "colleague"]
+    zero = [a for a in (*_ZERO, "E-consult", *others) if a in accuracy]
     curves: list[tuple[Float, Float]] = []
     for level in _ESCALATE:
         scored = [
@@ -300,12 +318,15 @@ def _routes(x: Looked) -> list[Route]:
     for name in sorted(set(names.tolist()), key=lambda n: -(names == n).sum()):
         at = names == name
         right = o.right[at & known]
+        low, high = share_interval(x.counts[:, x.frame.group[at & known]], right)
         out.append(
             Route(
                 route=name,
                 n=int(at.sum()),
                 share=float(at.mean()),
                 accuracy=float(right.mean()) if len(right) else None,
+                ci_low=low if len(right) else None,
+                ci_high=high if len(right) else None,
                 calls=float(scored.arm.asked[at].sum(axis=1).mean()),
                 latency_ms=float(o.latency_ms[at].mean()),
             )
@@ -341,8 +362,8 @@ def _pool(x: Looked, known: Float, best: Float) -> list[PoolRow]:
     """Leave one reader out of the weighted mean of all."""
     on_tune = [plain_arms(t.tune, r, Config()) for t, r in zip(x.trained, x.rosters, strict=True)]
     # agents that no rule names stand beside those that the arms are made of
-    others = sorted(single_names(x.trained) - set(x.trained[0].specialists.values()))
-    readers = [a for a in (*_ZERO, *others) if a != "E" and a in on_tune[0]]
+    others = [a for a, arm in on_tune[0].items() if arm.kind == "colleague"]
+    readers = [*(a for a in _ZERO if a != "E" and a in on_tune[0]), *others]
     if len(readers) < 2:
         return []
     found = []
@@ -390,7 +411,8 @@ def _fitted_pool(t: Trained, arms: Sequence[Arm]) -> tuple[Float, float]:
     return pool_weights(given, even), float(even @ right)
 
 
-def _persons(x: Looked, weights: Float) -> list[PersonRow]:
+def _persons(x: Looked, everything: Float) -> list[PersonRow]:
+    weights = everything[:1]
     names = [a for a in dict.fromkeys((x.hybrid, *OPPONENTS)) if a in x.by_draw[0]]
     out = []
     for accuracy in PERSON_ACCURACY:
@@ -399,6 +421,7 @@ def _persons(x: Looked, weights: Float) -> list[PersonRow]:
             read = worth.right * accuracy + worth.wrong * (1 - accuracy) - cost
             utility = Utility(referral=read)
             best: dict[str, tuple[float, float | None]] = {}
+            gate_of: dict[str, str] = {}
             for name in names:
                 curves = []
                 for gate in GATES:
@@ -416,8 +439,22 @@ def _persons(x: Looked, weights: Float) -> list[PersonRow]:
                     curves.append(np.mean(each, axis=0))
                 curve = np.max(curves, axis=0)
                 at = int(curve.argmax())
+                gate_of[name] = GATES[int(np.argmax([c[at] for c in curves]))]
                 best[name] = (CURVE_BUDGETS[at], float(curve[at]))
-            out.append(PersonRow(accuracy=accuracy, cost=cost, best=best))
+            share = best[x.hybrid][0]
+            worths = [
+                gated(
+                    gate_order(gate_of[x.hybrid], x.frame, d[x.hybrid].outcomes, x.familiar),
+                    x.frame,
+                    d[x.hybrid].outcomes,
+                    everything,
+                    (share,),
+                    utility,
+                ).net_benefit[:, 0]
+                for d in x.by_draw
+            ]
+            _, low, high = interval(over_models(worths, x.models))
+            out.append(PersonRow(accuracy=accuracy, cost=cost, best=best, ci_low=low, ci_high=high))
     return out
 
 

@@ -24,6 +24,7 @@ from curbside.evals.metrics import METRICS, Scorer, Sums, mean_known
 from curbside.evals.novelty import NoveltyValues, answered_at, measure_novelty
 from curbside.evals.outcome_file import RunOutcomes, mean_outcomes
 from curbside.evals.protocol import (
+    DISPATCHERS,
     HYBRIDS,
     OPPONENTS,
     Scored,
@@ -141,7 +142,7 @@ def evaluate(
     alone = [a for a in tune if a in ("S", "G16", "Gfull") or a in single_names(trained)]
     best_single = best(tune, alone)
     by_draw = [
-        score_arms(test_arms(t, r, frame, config, hybrid), t)
+        score_arms(test_arms(t, r, frame, config, best(tune, DISPATCHERS)), t)
         for t, r in zip(trained, rosters, strict=True)
     ]
 
@@ -176,7 +177,9 @@ def evaluate(
         results[name] = result
 
     families = [Family("P1", "accuracy", p1), Family("P2", "net_benefit", p2)]
-    opponents = [o for o in OPPONENTS if o in p1]
+    # whoever can be asked alone must be beaten alone
+    colleagues = [c for c in trained[0].colleagues if c in p1]
+    opponents = [*(o for o in OPPONENTS if o in p1), *colleagues]
     found = contrasts(hybrid, opponents, families) if frame.scored.any() else []
     costs = {a: results[a].overall["cost"][0] for a in results}
     return Result(
@@ -342,6 +345,10 @@ def _secondary(
         ("G16", "linear-16"),
         ("S", "linear-full"),
         ("case-oracle", "twin-oracle"),
+        (hybrid, "E-consult"),
+        ("E-consult", "Gfull"),
+        ("E-consult", "E"),
+        ("consult-oracle", "twin-oracle"),
         ("task-oracle", hybrid),
         *((h, hybrid) for h in HYBRIDS if h != hybrid),
     ):

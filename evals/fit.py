@@ -21,6 +21,7 @@ from curbside.config import (
     AveragePolicy,
     CascadePolicy,
     CompetencePolicy,
+    ConsultPolicy,
     TierPolicy,
 )
 from curbside.errors import UserError
@@ -57,6 +58,7 @@ KINDS: Mapping[str, type[AnyPolicy]] = MappingProxyType(
         "competence": CompetencePolicy,
         "cascade": CascadePolicy,
         "average": AveragePolicy,
+        "consult": ConsultPolicy,
     }
 )
 _SUPPORTS = (0.0, 50.0, 100.0, 200.0, 1e6)
@@ -72,6 +74,7 @@ _GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(
             "weight": tuple(round(0.1 * i, 1) for i in range(1, 10)),
             "minimum_support": _SUPPORTS,
         },
+        "consult": {"escalate_below": tuple(round(0.1 * i, 1) for i in range(3, 11))},
     }
 )
 _FLOOR_STEPS = np.linspace(0, 1, 201)
@@ -85,6 +88,7 @@ class Seen:
         frame: n asked cases; recording: what the serving agents said of them.
         groups: group of each as in the manifest, ``""`` where none.
         costs: agent → cost a study.
+        colleagues: agents that ``consult`` may ask besides the specialist.
     """
 
     role: str
@@ -93,6 +97,7 @@ class Seen:
     groups: NDArray[np.str_]
     generalist: str
     costs: Mapping[str, float] = field(default_factory=dict)
+    colleagues: tuple[str, ...] = ()
 
     def replayed(self, configs: Sequence[AnyPolicy]) -> Replayed:
         """Every configuration over these cases."""
@@ -142,9 +147,19 @@ def refuse(role: str, wanted: str) -> None:
         )
 
 
-def grid_of(kind: str) -> list[AnyPolicy]:
+def grid_of(kind: str, colleagues: Sequence[str] = ()) -> list[AnyPolicy]:
     """Every setting of a kind that is tried, gate and floor off; the default comes first."""
     keys = _GRIDS[kind]
+    if kind == "consult":
+        whom: list[tuple[str, ...]] = [("specialist",), *((c,) for c in colleagues)]
+        if colleagues:
+            whom.append(("specialist", *colleagues))
+        tried = [
+            ConsultPolicy(alpha=0.0, colleagues=who, escalate_below=level)
+            for who in whom
+            for level in keys["escalate_below"]
+        ]
+        return list(dict.fromkeys((ConsultPolicy(alpha=0.0), *tried)))
     default = KINDS[kind](alpha=0.0)
     settings = [dict(zip(keys, values, strict=True)) for values in product(*keys.values())]
     out = [default]
@@ -176,7 +191,7 @@ def fit_policy(
     fold = np.random.default_rng(0).permutation(seen.frame.n_groups)[seen.frame.group] % folds
     found: dict[str, tuple[float, float, AnyPolicy]] = {}
     for kind in kinds:
-        configs = grid_of(kind)
+        configs = grid_of(kind, seen.colleagues)
         replayed = seen.replayed(configs)
         worth = replayed.right - price * np.maximum(replayed.calls - 1, 0)
         whole = _macro(seen.frame, np.ones(len(seen.frame), bool)) @ worth

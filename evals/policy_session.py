@@ -100,6 +100,7 @@ def _tune(built: Built, t: TunedFleet) -> tuple[Seen, Cases]:
         cases.groups,
         fleet.generalist,
         {a: fleet.agents[a].card.cost for a in fleet.serving},
+        fleet.colleagues,
     )
     return seen, cases
 
@@ -164,4 +165,5 @@ def _calibration(workspace: Workspace, built: Built, t: TunedFleet) -> Seen:
         cases.groups,
         fleet.generalist,
         {a: fleet.agents[a].card.cost for a in fleet.serving},
+        fleet.colleagues,
     )

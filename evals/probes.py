@@ -32,7 +32,7 @@ _STATUS = {
 }
 #: Floor of support that any policy counts as plenty.
 _PLENTY = 1_000_000
-PolicyKind = Literal["tier", "competence", "cascade", "average"]
+PolicyKind = Literal["tier", "competence", "cascade", "average", "consult"]
 
 
 class _Strict(BaseModel):
@@ -80,7 +80,7 @@ class Probe(_Strict):
     name: str = Field(pattern="^[a-z0-9-]+$")
     sort: Literal["negative", "collision", "fallback", "stress"]
     about: str
-    policies: list[PolicyKind] = ["tier", "competence", "cascade", "average"]
+    policies: list[PolicyKind] = ["tier", "competence", "cascade", "average", "consult"]
     """Kinds of policy that it holds for."""
     facts: Facts = Facts()
     readings: dict[str, Said] = Field(default_factory=dict)

@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.assessments import Assessments
-from curbside.config import CascadePolicy, CompetencePolicy, Config, PolicyConfig, TierPolicy
+from curbside.config import (
+    CascadePolicy,
+    CompetencePolicy,
+    Config,
+    ConsultPolicy,
+    PolicyConfig,
+    TierPolicy,
+)
 from curbside.evals import arms as arm_
 from curbside.evals.arms import Arm, Outcomes, Roster
 from curbside.evals.frame import Frame
@@ -19,6 +26,7 @@ from curbside.evals.tags import tags_arm
 from curbside.responses import ResponseMatrix
 
 __all__ = [
+    "DISPATCHERS",
     "G16",
     "GFULL",
     "HYBRIDS",
@@ -43,8 +51,10 @@ G16, GFULL, TWIN = "generalist-16", "generalist-full", "generalist-full-b"
 LINEAR = ("linear-full", "linear-16")
 #: What the hybrid must beat, each of them, for the verdict.
 OPPONENTS = ("S", "G16", "Gfull", "E")
-#: Candidates for the hybrid put forward, all over {S, Gfull}.
-HYBRIDS = ("H-tier", "H-competence", "H-cascade")
+#: Hybrids over {S, Gfull}, whose choices have a case oracle of their own.
+DISPATCHERS = ("H-tier", "H-competence", "H-cascade")
+#: Candidates for the hybrid put forward; the last asks colleagues too.
+HYBRIDS = (*DISPATCHERS, "H-consult")
 
 
 @dataclass(frozen=True)
@@ -63,13 +73,22 @@ class Part:
 
 @dataclass(frozen=True)
 class Trained:
-    """One trained draw (one few-shot draw and seed of every arm)."""
+    """One trained draw (one few-shot draw and seed of every arm).
+
+    ``colleagues`` are generalists that are neither Gfull nor G16, for second opinions.
+    """
 
     seed: int
     specialists: Mapping[str, str]
     serving: str
     test: Part
     tune: Part
+    colleagues: tuple[str, ...] = ()
+
+    @property
+    def consulted(self) -> tuple[str, ...]:
+        """Colleagues whose mean with Gfull does at least as well on tune as Gfull alone."""
+        return _consulted(self.tune, self.colleagues)
 
 
 @dataclass(frozen=True)
@@ -91,8 +110,29 @@ def policy_configs(config: Config) -> dict[str, PolicyConfig]:
     return default | {config.policy.kind: config.policy}
 
 
-def plain_arms(part: Part, roster: Roster, config: Config) -> dict[str, Arm]:
-    """Arms that need nothing but what a router has; the same on tune and on test."""
+def _consulted(tune: Part, colleagues: Sequence[str]) -> tuple[str, ...]:
+    m = tune.matrix
+    if GFULL not in m.agents or not tune.frame.scored.any():
+        return ()
+    full = arm_.single(m, GFULL, "Gfull")
+    scorer = Scorer(tune.frame, np.ones((1, tune.frame.n_groups), np.float32))
+
+    def accuracy(arm: Arm) -> float:
+        return float(scorer.metric("accuracy", scorer.sums(arm_.outcomes(m, arm)))[0])
+
+    alone = accuracy(full)
+    here = [c for c in colleagues if c in m.agents]
+    return tuple(c for c in here if accuracy(arm_.blend(c, full, arm_.single(m, c, c))) >= alone)
+
+
+def plain_arms(
+    part: Part, roster: Roster, config: Config, consulted: Sequence[str] = ()
+) -> dict[str, Arm]:
+    """Arms that need nothing but what a router has; the same on tune and on test.
+
+    Args:
+        consulted: colleagues whose opinion ``H-consult`` and ``E-consult`` ask for.
+    """
     m, a = part.matrix, part.assessments
     policies = policy_configs(config)
     team = arm_.team(m, a, roster)
@@ -103,6 +143,12 @@ def plain_arms(part: Part, roster: Roster, config: Config) -> dict[str, Arm]:
         for kind in ("tier", "competence", "cascade"):
             name = f"H-{kind}"
             out[name] = arm_.hybrid(name, policies[kind], m, a, roster, GFULL)
+        if consulted:
+            who = tuple(consulted)
+            rule = policies.get("consult") or ConsultPolicy(colleagues=who)
+            out["H-consult"] = arm_.hybrid("H-consult", rule, m, a, roster, GFULL, colleagues=who)
+            each = [arm_.single(m, c, c) for c in who]
+            out["E-consult"] = arm_.blend("E-consult", full, *each)
         for peer, scores in part.peers.items():
             name = f"R-{peer}"
             out[name] = arm_.hybrid(
@@ -117,7 +163,7 @@ def plain_arms(part: Part, roster: Roster, config: Config) -> dict[str, Arm]:
         if agent in m.agents:
             out[agent] = arm_.single(m, agent, agent, "linear")
     for agent in _others(m, roster.specialists):
-        out[agent] = arm_.single(m, agent, agent)
+        out[agent] = arm_.single(m, agent, agent, "colleague")
     return out
 
 
@@ -128,25 +174,32 @@ def _others(matrix: ResponseMatrix, specialists: Mapping[str, str]) -> list[str]
 
 
 def test_arms(
-    t: Trained, roster: Roster, frame: Frame, config: Config, hybrid: str
+    t: Trained, roster: Roster, frame: Frame, config: Config, dispatcher: str
 ) -> dict[str, Arm]:
-    """All arms on the evaluated cases, baselines and oracles too."""
+    """All arms on the evaluated cases, baselines and oracles too.
+
+    Args:
+        dispatcher: the hybrid whose rates ``random`` keeps.
+    """
     m, a = t.test.matrix, t.test.assessments
-    out = plain_arms(t.test, roster, config)
+    out = plain_arms(t.test, roster, config, t.consulted)
     if GFULL in m.agents:
         sides = (out["S"], out["Gfull"])
         tune = plain_arms(t.tune, roster, config)
         right = [arm_.outcomes(t.tune.matrix, tune[n]).right for n in ("S", "Gfull")]
-        out["random"] = arm_.random_like("random", out[hybrid], a, sides)
+        out["random"] = arm_.random_like("random", out[dispatcher], a, sides)
         out["tags"] = tags_arm(frame.modality, m, t.specialists, GFULL)
         out["task-oracle"] = arm_.task_oracle(
             frame.task, t.tune.frame.task, (right[0], right[1]), sides
         )
         out["case-oracle"] = arm_.case_oracle("case-oracle", m, sides)
+        if t.consulted:
+            two = (out["Gfull"], out[t.consulted[0]])
+            out["consult-oracle"] = arm_.case_oracle("consult-oracle", m, two)
         if TWIN in m.agents:
             twins = (out["Gfull"], arm_.single(m, TWIN, "Gfull-b"))
             out["twin-oracle"] = arm_.case_oracle("twin-oracle", m, twins)
-    serving = (*sorted(set(t.specialists.values())), t.serving)
+    serving = (*sorted(set(t.specialists.values())), t.serving, *t.colleagues)
     out["served"] = arm_.served(config.policy, m, a, serving, t.serving)
     return out
 
@@ -197,7 +250,7 @@ def tune_accuracy(
     totals: dict[str, list[float]] = {}
     for t, roster in zip(trained, rosters, strict=True):
         scorer = Scorer(t.tune.frame, np.ones((1, t.tune.frame.n_groups), np.float32))
-        for name, arm in plain_arms(t.tune, roster, config).items():
+        for name, arm in plain_arms(t.tune, roster, config, t.consulted).items():
             sums = scorer.sums(arm_.outcomes(t.tune.matrix, arm))
             totals.setdefault(name, []).append(float(scorer.metric("accuracy", sums)[0]))
     return {name: float(np.mean(v)) for name, v in totals.items()}

@@ -23,6 +23,7 @@ __all__ = ["Histogram", "novelty_histogram", "render_report", "write_report"]
 #: Fill and line colours by kind of arm; the same in every plot.
 COLOURS = {
     "alone": "#4c6a92",
+    "colleague": "#4c6a92",
     "ensemble": "#8a6fa8",
     "hybrid": "#c4572e",
     "baseline": "#8c8c8c",
@@ -339,6 +340,13 @@ def _reliability(s: Summary) -> Any:
         go.Scatter(
             x=[b.confidence for b in bins],
             y=[b.accuracy for b in bins],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [(b.ci_high or 0) - (b.accuracy or 0) for b in bins],
+                "arrayminus": [(b.accuracy or 0) - (b.ci_low or 0) for b in bins],
+                "thickness": 0.8,
+            },
             text=[f"{b.n} cases" for b in bins],
             name=modality,
             mode="lines+markers",

@@ -35,9 +35,10 @@ from curbside.evals.frame import (
     questions_for,
     truths_of,
 )
+from curbside.evals.gate import load_rules
 from curbside.evals.matrix import question_digest, read_matrix, save_responses
 from curbside.evals.outcome_file import OUTCOMES_FILE, save_outcomes
-from curbside.evals.protocol import Part, Trained, with_peers
+from curbside.evals.protocol import GFULL, Part, Trained, with_peers
 from curbside.evals.schema import Control, Summary
 from curbside.evals.subgroups import ATTRIBUTES, NORMAL, CaseFacts
 from curbside.evals.summary import summarise, write_summary
@@ -279,6 +280,7 @@ def _trained(
         seed=t.seed,
         specialists=fleet.specialists,
         serving=fleet.generalist,
+        colleagues=tuple(c for c in fleet.colleagues if c != GFULL),
         test=Part(replace(frame.take(asked), group=frame.group[asked]), test, matrix),
         tune=tune_part(built, t)[0],
     )
@@ -287,13 +289,26 @@ def _trained(
 
 
 def case_facts(cases: Cases) -> CaseFacts:
-    """Attributes, "normal" options and labels that must not be missed, from the manifest."""
+    """Attributes, "normal" options and what must not be missed, from the manifest.
+
+    Where it has no column ``must_not_miss`` the labels that ``gate.yaml`` lists are meant.
+    """
+    declared = any("must_not_miss" in c.attributes for c in cases)
+    listed = frozenset(load_rules().must_not_miss)
     normal = [next((i for i, o in enumerate(c.options) if o.lower() in NORMAL), -1) for c in cases]
     yes = ("1", "true", "yes")
     columns = {k for c in cases for k in c.attributes} & set(ATTRIBUTES)
     return CaseFacts(
         np.array(normal, np.int16).reshape(len(cases)),
-        np.array([c.attributes.get("must_not_miss", "").lower() in yes for c in cases], bool),
+        np.array(
+            [
+                c.attributes.get("must_not_miss", "").lower() in yes
+                if declared
+                else c.label in listed
+                for c in cases
+            ],
+            bool,
+        ),
         {k: np.array([c.attributes.get(k, "") for c in cases], np.str_) for k in sorted(columns)},
     )
 

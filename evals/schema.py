@@ -68,7 +68,9 @@ class Gates(Strict):
 class ArmSummary(Strict):
     """One arm, gate off (``served``: gates as configured)."""
 
-    kind: Literal["alone", "ensemble", "hybrid", "baseline", "oracle", "linear", "served"]
+    kind: Literal[
+        "alone", "colleague", "ensemble", "hybrid", "baseline", "oracle", "linear", "served"
+    ]
     about: str
     accuracy: Metric
     balanced_accuracy: Metric

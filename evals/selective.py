@@ -22,8 +22,19 @@ from numpy.typing import NDArray
 
 from curbside.evals.arms import Outcomes
 from curbside.evals.frame import Frame
+from curbside.evals.metrics import ratio
+from curbside.evals.statistics import interval
 
-__all__ = ["COVERAGES", "Bin", "Selective", "calibration_error", "reliability", "selective"]
+__all__ = [
+    "COVERAGES",
+    "Bin",
+    "Selective",
+    "brier",
+    "calibration_error",
+    "reliability",
+    "selective",
+    "share_interval",
+]
 
 Float = NDArray[np.float32]
 
@@ -43,11 +54,13 @@ class Selective:
 
 @dataclass(frozen=True)
 class Bin:
-    """Some cases of similar confidence: how sure, how often right, how many."""
+    """Some cases of similar confidence: how sure, how often right (95 %), how many."""
 
     confidence: float
     accuracy: float
     n: int
+    low: float
+    high: float
 
 
 def selective(confidence: Float, right: Float, weights: Float) -> Selective:
@@ -93,18 +106,31 @@ def calibration_error(confidence: Float, right: Float, weights: Float, bins: int
     return np.asarray(np.abs(gap).sum(axis=1), np.float32)
 
 
-def reliability(frame: Frame, outcomes: Outcomes, rows: NDArray[np.intp]) -> dict[str, list[Bin]]:
-    """Modality → bins of equal size, least sure first."""
+def reliability(
+    frame: Frame, outcomes: Outcomes, rows: NDArray[np.intp], counts: Float
+) -> dict[str, list[Bin]]:
+    """Modality → bins of equal size, least sure first; counts: float32 (r, g) of each group."""
     found = {}
     for m in sorted(set(frame.modality[rows].tolist())):
         at = rows[frame.modality[rows] == m]
         at = at[np.argsort(outcomes.confidence[at], kind="stable")]
         parts = np.array_split(at, min(_BINS_BY_MODALITY, max(len(at) // 10, 1)))
         found[m] = [
-            Bin(float(outcomes.confidence[p].mean()), float(outcomes.right[p].mean()), len(p))
+            Bin(
+                float(outcomes.confidence[p].mean()),
+                float(outcomes.right[p].mean()),
+                len(p),
+                *share_interval(counts[:, frame.group[p]], outcomes.right[p]),
+            )
             for p in parts
         ]
     return found
+
+
+def share_interval(weights: Float, right: Float) -> tuple[float, float]:
+    """95 % of the weighted mean of n values over r weightings, float32 (r, n)."""
+    _, low, high = interval(ratio(weights @ right, weights.sum(axis=1)))
+    return low, high
 
 
 def _bin_of(confidence: Float, weight: Float, bins: int) -> NDArray[np.intp]:

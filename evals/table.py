@@ -12,9 +12,12 @@ SHOWN = (
     "G16",
     "Gfull",
     "E",
+    "linear-lite2",
+    "E-consult",
     "H-tier",
     "H-competence",
     "H-cascade",
+    "H-consult",
     "H-tier16",
     "random",
     "tags",
@@ -22,6 +25,7 @@ SHOWN = (
     "R-mlp",
     "linear-full",
     "case-oracle",
+    "consult-oracle",
 )
 
 

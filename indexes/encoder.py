@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -21,17 +22,17 @@ from safetensors.numpy import load
 
 from curbside.config import EncoderConfig
 from curbside.errors import ConfigError
+from curbside.indexes.descriptors import DESCRIPTORS, describe
+from curbside.indexes.descriptors import FORMAT as DESCRIPTORS_FORMAT
 from curbside.indexes.lite0_graph import (
-    BLOCKS,
-    DIMENSIONS,
     FORMAT,
-    GRID,
-    SIDE,
-    SPLIT,
-    WEIGHTS_SHA256,
+    LITE0,
+    LITE2,
+    Network,
     Part,
     Weights,
     kept,
+    part_fingerprint,
 )
 from curbside.indexes.store import tensor_bytes
 from curbside.pixels import to_square
@@ -42,6 +43,7 @@ __all__ = [
     "FakeEncoder",
     "ImageEncoder",
     "Lite0Encoder",
+    "Lite2Encoder",
     "encoder_kinds",
     "load_encoder",
     "upper_part",
@@ -91,6 +93,9 @@ class Lite0Encoder:
     Images are stretched to 224 x 224 and scaled to [-1, 1], as the published weights were
     trained.  The graph is built once for a machine and kept in ``cache``.
 
+    Args:
+        lazy: open the graph with the first image, and say only then what is missing.
+
     Raises:
         AgentUnavailable: the weights are missing or not the pinned ones.
         StorageError: the cache cannot be written.
@@ -98,32 +103,58 @@ class Lite0Encoder:
 
     #: Most images of one run: larger ones fall out of the processor's cache and are slower.
     CHUNK = 4
+    network: Network = LITE0
 
     def __init__(
-        self, *, cache: Path | None = None, threads: int = 2, batch_size: int = CHUNK
+        self,
+        *,
+        cache: Path | None = None,
+        threads: int = 2,
+        batch_size: int = CHUNK,
+        lazy: bool = False,
     ) -> None:
         self._cache, self._threads = cache, threads
-        self._part = Part(_lite0_weights, cache=cache, threads=threads)
         self._single: Part | None = None
         self._lock = Lock()
         self._chunk = min(batch_size, self.CHUNK)
-        self.fingerprint = self._part.fingerprint
-        self.dimensions = DIMENSIONS
-        self.grid_shape: tuple[int, int, int] | None = GRID
+        network = self.network
+        self.fingerprint = part_fingerprint(
+            first=0, last=len(network.blocks) - 1, pooled=True, network=network
+        )
+        self.dimensions = self.network.width
+        self.grid_shape: tuple[int, int, int] | None = self.network.grid
+        if not lazy:
+            self._part  # noqa: B018
+
+    @cached_property
+    def _part(self) -> Part:
+        return self._open(self._threads)
+
+    def _joined(
+        self, pooled: NDArray[np.float32], prepared: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        return pooled
+
+    def _open(self, threads: int) -> Part:
+        def weights() -> Weights:
+            return _weights(self.network)
+
+        return Part(weights, cache=self._cache, threads=threads, network=self.network)
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """RGB uint8 (h, w, 3) to (224, 224, 3)."""
-        return to_square(image, SIDE)
+        """RGB uint8 (h, w, 3) to (side, side, 3)."""
+        return to_square(image, self.network.side)
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> Encoded:
-        """RGB uint8 images (h, w, 3) of any size to float32 (n, 1280) and float16 grids."""
-        pooled = np.empty((len(images), DIMENSIONS), np.float32)
-        grid = np.empty((len(images), *GRID), np.float16)
+        """RGB uint8 images (h, w, 3) of any size to float32 (n, dimensions) and float16 grids."""
+        pooled = np.empty((len(images), self.dimensions), np.float32)
+        grid = np.empty((len(images), *self.network.grid), np.float16)
 
         def run(part: Part, start: int) -> None:
             rows = slice(start, start + self._chunk)
-            values = part.run(np.stack([self.prepare(i) for i in images[rows]]))
-            pooled[rows], grid[rows] = values["pooled"], values["grid"]
+            prepared = np.stack([self.prepare(i) for i in images[rows]])
+            values = part.run(prepared)
+            pooled[rows], grid[rows] = self._joined(values["pooled"], prepared), values["grid"]
 
         starts = range(0, len(images), self._chunk)
         if len(starts) < 2 or self._threads == 1:
@@ -139,8 +170,28 @@ class Lite0Encoder:
         """The same graph on one thread: many images go faster side by side than split up."""
         with self._lock:
             if self._single is None:
-                self._single = Part(_lite0_weights, cache=self._cache, threads=1)
+                self._single = self._open(1)
             return self._single
+
+
+class Lite2Encoder(Lite0Encoder):
+    """EfficientNet-Lite2 at 260 x 260, and what no network made: hand-made descriptors.
+
+    float32 (n, d): 1280 pooled features, moments of three depths, then the descriptors of
+    :mod:`curbside.indexes.descriptors`; and the 208 x 9 x 9 grid below the last two blocks.
+    """
+
+    network = LITE2
+
+    def __init__(self, *, cache: Path | None = None, threads: int = 2, lazy: bool = False) -> None:
+        super().__init__(cache=cache, threads=threads, lazy=lazy)
+        self.dimensions += DESCRIPTORS
+        self.fingerprint = content_hash("lite2", self.fingerprint, str(DESCRIPTORS_FORMAT))
+
+    def _joined(
+        self, pooled: NDArray[np.float32], prepared: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        return np.concatenate([pooled, np.stack([describe(i) for i in prepared])], axis=1)
 
 
 class FakeEncoder:
@@ -222,7 +273,13 @@ class _Entry:
 
 
 def upper_part(
-    *, last: int = len(BLOCKS) - 1, pooled: bool = True, cache: Path | None = None, threads: int = 2
+    *,
+    last: int | None = None,
+    pooled: bool = True,
+    maps: bool = False,
+    cache: Path | None = None,
+    threads: int = 2,
+    network: Network = LITE0,
 ) -> Part:
     """What follows the cached grid, without torch: to a later grid, or to pooled features.
 
@@ -230,12 +287,19 @@ def upper_part(
     (n, 192, 7, 7), for agents that fine-tune fewer blocks.
     """
     return Part(
-        _lite0_weights, first=SPLIT + 1, last=last, pooled=pooled, cache=cache, threads=threads
+        lambda: _weights(network),
+        first=network.split + 1,
+        last=last,
+        pooled=pooled,
+        maps=maps,
+        cache=cache,
+        threads=threads,
+        network=network,
     )
 
 
 def upper_weights(first: int, cache: Path | None = None) -> Weights:
-    """Published weights of block ``first``, of those above it and of the head, folded.
+    """Published weights of Lite0's block ``first``, of those above it and of the head, folded.
 
     Kept in ``cache``, so that only the first process of a machine needs torch to have them.
 
@@ -243,21 +307,21 @@ def upper_weights(first: int, cache: Path | None = None) -> Weights:
         AgentUnavailable: the weights are missing or not the pinned ones.
         StorageError: the cache cannot be written.
     """
-    blocks = tuple(f"blocks.{i}." for i in range(first, len(BLOCKS)))
+    blocks = tuple(f"blocks.{i}." for i in range(first, len(LITE0.blocks)))
 
     def build() -> bytes:
-        weights = _lite0_weights()
+        weights = _weights()
         wanted = (k for k in weights if k.startswith((*blocks, "head.")))
         return tensor_bytes({k: weights[k] for k in wanted})
 
-    name = content_hash("upper weights", WEIGHTS_SHA256, f"{FORMAT} {first}")[:32]
+    name = content_hash("upper weights", LITE0.sha256, f"{FORMAT} {first}")[:32]
     return load(kept(cache / f"lite0-{name}.safetensors", build) if cache else build())
 
 
-def _lite0_weights() -> Weights:
+def _weights(network: Network = LITE0) -> Weights:
     from curbside.indexes.lite0 import folded_weights
 
-    return folded_weights()
+    return folded_weights(network=network)
 
 
 def _lite0(config: EncoderConfig, cache: Path | None) -> ImageEncoder:

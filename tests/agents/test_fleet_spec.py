@@ -154,6 +154,11 @@ def test_kinds_mix_and_the_first_specialist_serves(
     spec = load_fleet_spec(write(tmp_path, MIXED))
     opened = open_fleet(spec, stored=lambda: fleet)
     assert opened.specialists == {"discs": "specialist-discs", "dots": "odd"}
+    assert opened.colleagues == ()
+    second = spec.model_copy(update={"generalist": "generalist-full"})
+    # whoever else is a generalist may be asked for a second opinion
+    assert open_fleet(second, stored=lambda: fleet).colleagues == ("big",)
+    assert open_fleet(second, stored=lambda: fleet).serving[-1] == "big"
     assert opened.serving == ("specialist-discs", "odd", "big")
     assert opened.names == ("specialist-discs", "generalist-full", "odd", "big")
     assert opened.fingerprint != fleet.fingerprint

@@ -165,7 +165,7 @@ def test_published_weights_are_kept_so_that_another_process_needs_no_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = upper_weights(14, tmp_path)
-    monkeypatch.setattr("curbside.indexes.encoder._lite0_weights", lambda: pytest.fail("again"))
+    monkeypatch.setattr("curbside.indexes.encoder._weights", lambda: pytest.fail("again"))
     again = upper_weights(14, tmp_path)
     assert (
         first.keys()

@@ -45,6 +45,7 @@ NAMES = (
     "generalist-full-b",
     "linear-16",
     "linear-full",
+    "linear-lite2",
 )
 
 
@@ -90,7 +91,9 @@ def test_the_fleet(fleet: Fleet) -> None:
     assert fleet.names == NAMES
     assert fleet.specialists == {"discs": "specialist-discs", "stripes": "specialist-stripes"}
     assert fleet.generalist == "generalist-full"
-    assert fleet.serving == ("specialist-discs", "specialist-stripes", "generalist-full")
+    first = ("specialist-discs", "specialist-stripes", "generalist-full")
+    assert fleet.serving == (*first, "linear-lite2")
+    assert fleet.colleagues == ("linear-lite2",)
     assert fleet.tasks["discs_size"] == ("benign", "malignant", "normal")
     assert fleet.commonest_task == {
         "discs": "discs_size",
@@ -220,7 +223,8 @@ def test_killed_half_way_and_gone_on_with_another_seed(
 
     monkeypatch.undo()
     rest = world.train(copy, seeded(1))
-    assert rest == ["generalist-16", "generalist-full", "linear-16"]  # linear-full has no seed
+    # linear-full has no seed
+    assert rest == ["generalist-16", "generalist-full", "linear-16"]
     new = world.load(copy)
     assert new.fingerprint != old.fingerprint
     old_weights = tensors(of(world.folder, "generalist-full"))

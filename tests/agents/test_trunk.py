@@ -8,8 +8,10 @@ import numpy as np
 
 from curbside.agents.cost import metered
 from curbside.agents.network import UpperNetwork
-from curbside.agents.trunk import Inputs, Trunk
+from curbside.agents.trunk import Inputs, SecondTrunk, Trunk, trunks_fingerprint, trunks_of
 from curbside.agents.upper import Recipe, fine_tune, steps_of, upper_blocks
+from curbside.indexes.descriptors import DESCRIPTORS
+from curbside.indexes.encoder import upper_part
 from curbside.study import Study
 
 
@@ -34,6 +36,27 @@ def test_shapes_and_order(world: Any) -> None:
     order = np.random.default_rng(0).permutation(70)
     fresh, _ = Trunk(world.source).of([studies[i] for i in order])
     assert same(fresh, inputs.take(order))
+
+
+def test_the_second_trunk_gives_the_same_of_another_network(world: Any) -> None:
+    trunk = SecondTrunk(world.source)
+    studies = world.cases.studies()[:9]
+    inputs, failures = trunk.of([*studies, Study.from_image(b"", id="bad")])
+    assert set(failures) == {9}
+    assert inputs.pooled.shape == (10, 1280)
+    assert inputs.statistics.shape == (10, 1072 + DESCRIPTORS)
+    assert inputs.grid.shape == (10, 208, 9, 9)
+    assert not inputs.fixed[9].any()
+    upper = upper_part(network=trunk.network).run(inputs.grid[:9])["pooled"]
+    np.testing.assert_allclose(upper, inputs.pooled[:9], atol=0.05)
+    # kept beside the encoder's features: another process encodes nothing
+    again = SecondTrunk(world.source)
+    assert same(again.of(studies)[0], inputs.take(slice(0, 9)))
+    assert "_part" not in vars(again.source.encoder)
+    first = Trunk(world.source)
+    assert len({t.fingerprint for t in trunks_of(world.source).values()}) == 2
+    one = trunks_fingerprint({"first": first})
+    assert one != trunks_fingerprint({"first": first, "second": trunk})
 
 
 def test_equal_images_and_failures(world: Any) -> None:

@@ -188,3 +188,40 @@ def test_same_seed_same_numbers(plant):
     a, b = judged(world, replicates=60), judged(world, replicates=60)
     assert a.arms["S"].overall == b.arms["S"].overall
     assert a.contrasts[0] == b.contrasts[0]
+
+
+def with_colleagues(plant, skill, *names, **kwargs):
+    """A world in which further agents stand in the fleet, as a fleet file may bring them."""
+    usual = plant(skill, per=12).trained[0].test.matrix.agents
+    world = plant(skill, agents=(*usual, *names), **kwargs)
+    return replace(world, trained=tuple(replace(t, colleagues=names) for t in world.trained))
+
+
+def test_further_agents_are_arms_opponents_and_earn_their_place_or_not(plant):
+    def skill(agent, modality):
+        return {"second": 0.75, "parrot": 0.1}.get(agent, 0.7)
+
+    world = with_colleagues(plant, skill, "second", "parrot", per=160)
+    assert world.trained[0].consulted == ("second",)
+    r = judged(world)
+    # each stands alone, must be beaten alone, and is crossed with the gates
+    assert {"second", "parrot"} <= {c.b for c in r.contrasts if c.family == "P1"}
+    assert all(r.arms[a].gates for a in ("second", "parrot", "H-consult", "E-consult"))
+    assert r.hybrid == "H-consult"
+    cost = {a: r.arms[a].overall["cost"][0] for a in ("Gfull", "H-consult", "E-consult")}
+    assert cost["Gfull"] == 1 < cost["H-consult"] <= cost["E-consult"] == 2
+    # two readers whose errors differ: the surer one is right more often
+    assert r.arms["E-consult"].overall["accuracy"][0] > r.arms["Gfull"].overall["accuracy"][0]
+    assert r.details is not None
+    pool = {row.without: row for row in r.details.pool}
+    assert {"second", "parrot"} <= pool.keys()
+    assert pool[""].weights["second"] > 0.05 > pool[""].weights["parrot"]
+    # who knows next to nothing has no place to lose
+    assert abs(pool["parrot"].gain.value) < 0.01
+
+
+def test_a_colleague_that_does_no_good_on_tune_is_not_consulted(plant):
+    world = with_colleagues(plant, lambda a, m: 0.05 if a == "bad" else 0.9, "bad")
+    assert world.trained[0].consulted == ()
+    r = judged(world)
+    assert "H-consult" not in r.arms and "bad" in r.arms

@@ -107,6 +107,8 @@ def test_every_setting_of_a_grid_is_valid_and_distinct():
         assert len({c.model_dump_json() for c in configs}) == len(configs)
         assert configs[0] == KINDS[kind](alpha=0)
         assert all(type(c).model_validate(c.model_dump()) == c for c in configs)
+    whom = {c.colleagues for c in grid_of("consult", ("x", "y"))}
+    assert whom == {("specialist",), ("x",), ("y",), ("specialist", "x", "y")}
 
 
 def test_a_certified_floor_holds_and_stricter_risk_answers_less(good_specialists):

@@ -90,7 +90,11 @@ def test_reliability_holds_every_case_once(plant):
     part = plant(lambda a, m: 0.7, per=40).trained[0].test
     o = arm_.outcomes(part.matrix, arm_.single(part.matrix, "generalist-full", "G"))
     rows = np.flatnonzero(part.frame.scored)
-    found = reliability(part.frame, o, rows)
+    counts = draw_groups(part.frame.n_groups, 200, 0)
+    found = reliability(part.frame, o, rows, counts)
+    for bins in found.values():
+        assert all(b.low <= b.accuracy <= b.high for b in bins)
+    assert any(b.high - b.low > 0.05 for bins in found.values() for b in bins)
     assert sum(b.n for bins in found.values() for b in bins) == len(rows)
     for bins in found.values():
         assert [b.confidence for b in bins] == sorted(b.confidence for b in bins)

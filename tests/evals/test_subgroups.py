@@ -181,6 +181,9 @@ def test_details_of_a_planted_world(plant):
     cheap = next(r for r in d.persons if r.accuracy == 1.0 and r.cost == 0.1)
     dear = next(r for r in d.persons if r.accuracy == 0.8 and r.cost == 1.0)
     assert all(cheap.best[a][0] >= dear.best[a][0] for a in cheap.best)
+    for row in (cheap, dear):
+        assert row.ci_low < row.best[result.hybrid][1] < row.ci_high
+    assert all(r.ci_low <= r.accuracy <= r.ci_high for r in d.routes if r.accuracy is not None)
 
 
 def test_without_a_truth_there_is_nothing_to_look_at(plant):

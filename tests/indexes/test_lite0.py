@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from curbside.errors import AgentUnavailable, StorageError
 from curbside.indexes import lite0, lite0_graph
 from curbside.indexes.encoder import upper_part
 from curbside.indexes.encoder_bench import eager_features, sample_images
-from curbside.indexes.lite0_graph import BLOCKS, GRID, Part, Weights
+from curbside.indexes.lite0_graph import BLOCKS, GRID, LITE0, LITE2, Part, Weights
 
 
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -207,11 +208,46 @@ def test_parts_differ_in_fingerprint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("SIDE", 192), ("SPLIT", 12), ("FORMAT", 99), ("WEIGHTS_SHA256", "0" * 64)]
+    ("name", "value"), [("side", 192), ("split", 12), ("depths", (3,)), ("sha256", "0" * 64)]
 )
-def test_fingerprint_follows_what_it_covers(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: object
-) -> None:
+def test_fingerprint_follows_what_it_covers(name: str, value: object) -> None:
     before = lite0_graph.part_fingerprint(first=0, last=15, pooled=True)
-    monkeypatch.setattr(lite0_graph, name, value)
+    changed = replace(LITE0, **{name: value})
+    after = lite0_graph.part_fingerprint(first=0, last=15, pooled=True, network=changed)
+    assert after != before
+
+
+def test_fingerprint_follows_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = lite0_graph.part_fingerprint(first=0, last=15, pooled=True)
+    monkeypatch.setattr(lite0_graph, "FORMAT", 99)
     assert lite0_graph.part_fingerprint(first=0, last=15, pooled=True) != before
+
+
+def test_lite2_agrees_with_the_package_model() -> None:
+    from efficientnet_lite_pytorch import EfficientNet
+
+    images = np.random.default_rng(0).integers(0, 255, (2, 260, 260, 3)).astype(np.uint8)
+    ours = Part(lambda: lite0.folded_weights(network=LITE2), network=LITE2).run(images)
+    model = EfficientNet.from_name("efficientnet-lite2").eval()
+    state = torch.load(lite0.weights_file(LITE2), map_location="cpu", weights_only=True)
+    model.load_state_dict(state)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        reference = model.extract_features(x).mean((2, 3)).numpy()
+    pooled = ours["pooled"]
+    assert pooled.shape == (2, LITE2.width) == (2, 1280 + 2 * (120 + 208 + 208))
+    np.testing.assert_allclose(pooled[:, :1280], reference, atol=1e-4)
+    # the last moments are those of the grid, which half precision rounds
+    grid = ours["grid"].astype(np.float32)
+    assert grid.shape[1:] == LITE2.grid == (208, 9, 9)
+    np.testing.assert_allclose(pooled[:, -416:-208], grid.mean((2, 3)), atol=2e-3)
+    np.testing.assert_allclose(pooled[:, -208:], grid.std((2, 3)), atol=2e-3)
+    with torch.no_grad():
+        upper = lite0.UpperBlocks.pretrained(LITE2.split + 1, LITE2)(torch.from_numpy(grid))
+    np.testing.assert_allclose(upper.numpy(), pooled[:, :1280], atol=1e-2)
+
+
+def test_missing_package_says_how_to_get_it() -> None:
+    with pytest.raises(AgentUnavailable, match="not installed") as e:
+        lite0.weights_file(replace(LITE2, package="efficientnet-lite9-pytorch-model"))
+    assert "efficientnet-lite9-pytorch-model==0.1.0" in e.value.hint

@@ -10,14 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curbside.assessments import Assessments
-from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
-from curbside.errors import InternalError
+from curbside.config import (
+    AveragePolicy,
+    CascadePolicy,
+    CompetencePolicy,
+    ConsultPolicy,
+    TierPolicy,
+)
+from curbside.errors import ConfigError, InternalError
 from curbside.responses import ResponseStatus
 from curbside.router.policies import REASONS, make_policy, unproven
 from curbside.router.policy import Decisions, Policy, Responses, codes, run
 
 AGENTS = ("a", "b", "g")
-KINDS = (TierPolicy, CompetencePolicy, CascadePolicy, AveragePolicy)
+KINDS = (TierPolicy, CompetencePolicy, CascadePolicy, AveragePolicy, ConsultPolicy)
 
 
 def world(seed: int, n: int) -> tuple[Assessments, Responses]:
@@ -124,7 +130,7 @@ def test_the_answer_comes_from_an_agent_that_read(kind: type) -> None:
     used = done.weights > 0
     assert (truth.status[used] == ResponseStatus.READ).all()
     assert (done.asked[used]).all()
-    assert used.sum(axis=1).max() == (2 if kind is AveragePolicy else 1)
+    assert used.sum(axis=1).max() == (2 if kind in (AveragePolicy, ConsultPolicy) else 1)
 
 
 def tier_world() -> tuple[Assessments, Responses]:
@@ -255,6 +261,54 @@ def test_average_goes_on_with_whoever_reads() -> None:
     assert done.weights[0].tolist() == [0, 0, 1] and REASONS[done.reason[0]] == "fallback"
     # a thinly supported specialist is asked when the generalist gives nothing
     assert done.weights[1].tolist() == [0, 1, 0] and REASONS[done.reason[1]] == "fallback"
+
+
+def test_consult_asks_colleagues_only_where_the_generalist_is_unsure() -> None:
+    facts, truth = tier_world()
+    truth.confidence[:, 2] = 0.6
+    sure = decide(policy_of(ConsultPolicy, escalate_below=0.6), facts, truth)
+    assert sure.asked.tolist() == [[0, 0, 1]] * 4
+    codes = [REASONS[i] for i in sure.reason]
+    assert codes == ["sure_enough", "rare", "novel", "sure_enough"]
+    thin = decide(policy_of(ConsultPolicy, escalate_below=0.61), facts, truth)
+    assert thin.asked[1].tolist() == [False, False, True]
+    unsure = decide(policy_of(ConsultPolicy, escalate_below=0.61, minimum_support=0), facts, truth)
+    # the novel case is held whatever colleagues say, and the last has no specialist
+    assert unsure.asked.tolist() == [[1, 0, 1], [0, 1, 1], [0, 0, 1], [0, 0, 1]]
+    assert unsure.weights[0].tolist() == [0.5, 0, 0.5]
+    assert REASONS[unsure.reason[0]] == "averaged"
+    both = decide(
+        policy_of(ConsultPolicy, escalate_below=1, minimum_support=0, colleagues=("a", "b")),
+        facts,
+        truth,
+    )
+    np.testing.assert_allclose(both.weights[3], [1 / 3, 1 / 3, 1 / 3])
+
+
+def test_consult_is_held_by_what_its_top_option_has_at_least() -> None:
+    facts, truth = tier_world()
+    truth.confidence[0] = [0.9, np.nan, 0.6]
+    truth.choice[0, [0, 2]] = 0  # they agree: .75
+    for floor, answered in ((0.74, True), (0.76, False)):
+        held = decide(policy_of(ConsultPolicy, floor=floor), facts, truth)
+        assert bool(held.answered[0]) == answered
+    truth.choice[0, 2] = 1  # they differ: at least .45
+    assert decide(policy_of(ConsultPolicy, floor=0.44), facts, truth).answered[0]
+    assert not decide(policy_of(ConsultPolicy, floor=0.46), facts, truth).answered[0]
+
+
+def test_consult_goes_on_with_whoever_reads() -> None:
+    facts, truth = tier_world()
+    truth.status[0, 2] = ResponseStatus.FAILED
+    truth.status[1, 1] = ResponseStatus.ABSTAINED
+    done = decide(policy_of(ConsultPolicy, escalate_below=1), facts, truth)
+    assert done.weights[0].tolist() == [1, 0, 0] and REASONS[done.reason[0]] == "fallback"
+    assert done.weights[1].tolist() == [0, 0, 1] and done.answered[1]
+
+
+def test_a_colleague_that_does_not_serve_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'nobody'.*valid: specialist, a, b"):
+        policy_of(ConsultPolicy, colleagues=("nobody",))
 
 
 @pytest.mark.parametrize("kind", KINDS)
