@@ -207,7 +207,6 @@ def test_further_agents_are_arms_opponents_and_earn_their_place_or_not(plant):
     # each stands alone, must be beaten alone, and is crossed with the gates
     assert {"second", "parrot"} <= {c.b for c in r.contrasts if c.family == "P1"}
     assert all(r.arms[a].gates for a in ("second", "parrot", "H-consult", "E-consult"))
-    assert r.hybrid == "H-consult"
     cost = {a: r.arms[a].overall["cost"][0] for a in ("Gfull", "H-consult", "E-consult")}
     assert cost["Gfull"] == 1 < cost["H-consult"] <= cost["E-consult"] == 2
     # two readers whose errors differ: the surer one is right more often
