@@ -22,6 +22,7 @@ from curbside.evals.arms import Arm, Outcomes, Roster
 from curbside.evals.frame import Frame
 from curbside.evals.metrics import Scorer
 from curbside.evals.peers import PEERS, cross_fitted
+from curbside.evals.statistics import draw_groups, interval
 from curbside.evals.tags import tags_arm
 from curbside.responses import ResponseMatrix
 
@@ -49,6 +50,7 @@ __all__ = [
 
 G16, GFULL, TWIN = "generalist-16", "generalist-full", "generalist-full-b"
 LINEAR = ("linear-full", "linear-16")
+_HARM_REPLICATES = 500
 #: What the hybrid must beat, each of them, for the verdict.
 OPPONENTS = ("S", "G16", "Gfull", "E")
 #: Hybrids over {S, Gfull}, whose choices have a case oracle of their own.
@@ -87,7 +89,7 @@ class Trained:
 
     @property
     def consulted(self) -> tuple[str, ...]:
-        """Colleagues whose mean with Gfull does at least as well on tune as Gfull alone."""
+        """Colleagues but for those whose mean with Gfull is worse on tune than Gfull alone."""
         return _consulted(self.tune, self.colleagues)
 
 
@@ -111,18 +113,20 @@ def policy_configs(config: Config) -> dict[str, PolicyConfig]:
 
 
 def _consulted(tune: Part, colleagues: Sequence[str]) -> tuple[str, ...]:
-    m = tune.matrix
-    if GFULL not in m.agents or not tune.frame.scored.any():
+    """Tune has few cases: a colleague is left out where harm is shown, not where luck fails."""
+    m, f = tune.matrix, tune.frame
+    if GFULL not in m.agents or not f.scored.any():
         return ()
     full = arm_.single(m, GFULL, "Gfull")
-    scorer = Scorer(tune.frame, np.ones((1, tune.frame.n_groups), np.float32))
+    scorer = Scorer(f, draw_groups(f.n_groups, _HARM_REPLICATES, 0, f.strata))
 
-    def accuracy(arm: Arm) -> float:
-        return float(scorer.metric("accuracy", scorer.sums(arm_.outcomes(m, arm)))[0])
+    def accuracy(arm: Arm) -> NDArray[np.float32]:
+        return scorer.metric("accuracy", scorer.sums(arm_.outcomes(m, arm)))
 
     alone = accuracy(full)
     here = [c for c in colleagues if c in m.agents]
-    return tuple(c for c in here if accuracy(arm_.blend(c, full, arm_.single(m, c, c))) >= alone)
+    means = {c: accuracy(arm_.blend(c, full, arm_.single(m, c, c))) for c in here}
+    return tuple(c for c, mean in means.items() if interval(mean - alone)[2] >= 0)
 
 
 def plain_arms(
