@@ -197,6 +197,10 @@ class ConsultPolicy(_Strict):
     kind: Literal["consult"] = "consult"
     alpha: float = Field(default=0.05, ge=0, lt=1)
     """p-values at or below this are novel; 0 switches the novelty gate off."""
+    hold_unproven: bool = True
+    """A reading that its reader was never shown to be good for is provisional and a person
+    decides: fewer than 5 logged outcomes near the case or in its modality, or P(correct) below
+    3/8, where a referral is worth more.  Not where ``alpha`` is 0."""
     colleagues: tuple[str, ...] = Field(default=("specialist",), min_length=1)
     """Agents by name; ``specialist`` is the one of the recognised modality, if there is one."""
     minimum_support: int = Field(default=100, ge=0)

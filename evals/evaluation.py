@@ -348,7 +348,7 @@ def _secondary(
         (hybrid, "E-consult"),
         ("E-consult", "Gfull"),
         ("E-consult", "E"),
-        ("consult-oracle", "twin-oracle"),
+        ("pair-oracle", "twin-oracle"),
         ("task-oracle", hybrid),
         *((h, hybrid) for h in HYBRIDS if h != hybrid),
     ):

@@ -199,7 +199,7 @@ def test_arms(
         out["case-oracle"] = arm_.case_oracle("case-oracle", m, sides)
         if t.consulted:
             two = (out["Gfull"], out[t.consulted[0]])
-            out["consult-oracle"] = arm_.case_oracle("consult-oracle", m, two)
+            out["pair-oracle"] = arm_.case_oracle("pair-oracle", m, two)
         if TWIN in m.agents:
             twins = (out["Gfull"], arm_.single(m, TWIN, "Gfull-b"))
             out["twin-oracle"] = arm_.case_oracle("twin-oracle", m, twins)

@@ -53,7 +53,7 @@ _ABOUT = {
     "H-cascade": "S, then Gfull where unsure; the surer answer",
     "H-consult": "Gfull; where unsure its colleagues too, and the mean of all answers",
     "E-consult": "probability average of Gfull and its colleagues, whoever may be asked",
-    "consult-oracle": "Gfull or its first colleague, whichever is right",
+    "pair-oracle": "Gfull or its first colleague, whichever is right",
     "linear-lite2": "logistic regression on EfficientNet-Lite2 and hand-made descriptors",
     "random": "S or Gfull by chance, at a hybrid's rates within each recognised modality",
     "tags": "routing by a coarse DICOM code, body part wrong in 15 % of cases",

@@ -25,7 +25,7 @@ SHOWN = (
     "R-mlp",
     "linear-full",
     "case-oracle",
-    "consult-oracle",
+    "pair-oracle",
 )
 
 

@@ -327,7 +327,8 @@ class ConsultRule:
         reason = np.where(low, _CODE["below_floor"], reason)
         reason = np.where(~some & ~asking, _CODE["no_reading"], reason)
         reason = np.where(novel, _CODE["novel"], reason)
-        return Step(action, ask, weights, reason.astype(np.int16))
+        step = Step(action, ask, weights, reason.astype(np.int16))
+        return _held_unproven(step, assessments, self.config)
 
 
 def make_policy(
