@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     group.callback()(finetune)
     group.command("promote")(finetune_promote)
     group.command("curve")(finetune_curve)
+    group.command("vllm-base")(vllm_base)
     app.add_typer(group, name="finetune")
 
 
@@ -98,3 +99,13 @@ def finetune(
     typer.echo(f"vLLM      {card.vllm or 'serves it'}")
     typer.echo(f"adapter   {out}   (its card: {out / 'README.md'})")
     typer.echo(f"next: curbside finetune promote {out} --cases {cases} --fleet FILE")
+
+
+def vllm_base(
+    base: Annotated[Path, typer.Argument(help="Folder of a model as transformers writes it.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the copy.")],
+) -> None:
+    """Copy a model with the tensor names that vLLM looks for, where they differ (LLaVA)."""
+    from curbside.agents.finetuning.export import for_vllm
+
+    typer.echo(f"written   {for_vllm(base, out)}")

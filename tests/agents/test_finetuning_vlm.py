@@ -307,6 +307,9 @@ def test_names_for_vllm(world: Path, tmp_path: Path) -> None:
     renamed = load_file(for_vllm(world / "llava", tmp_path / "v") / "model.safetensors")
     assert any("vision_tower.vision_model." in k for k in renamed)
     assert not any(".vision_tower.encoder" in k for k in renamed)
+    again = ["finetune", "vllm-base", str(world / "llava"), str(tmp_path / "u")]
+    assert "written" in CliRunner().invoke(app, again, catch_exceptions=False).stdout
+    assert load_file(tmp_path / "u" / "model.safetensors").keys() == renamed.keys()
     with pytest.raises(UserError, match="is there already"):
         for_vllm(world / "llava", tmp_path / "v")
     with pytest.raises(UserError, match="reads checkpoints of type 'idefics3' as they are"):

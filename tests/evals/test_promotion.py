@@ -14,11 +14,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "agents"))
 
 from tests_finetuning_world import rows, write
 
+from curbside.agents.finetuning.card import AdapterCard
 from curbside.agents.fleet_spec import CardSpec, EncoderSpec, load_fleet_spec
 from curbside.cli import app
 from curbside.errors import UserError
 from curbside.evals.gate import GateRules, lines
-from curbside.evals.promotion import Measured, judge_adapter, with_entry, write_entry
+from curbside.evals.promotion import (
+    Measured,
+    entry_for,
+    judge_adapter,
+    with_entry,
+    write_entry,
+)
 
 RULES = GateRules(must_not_miss=["ill"])
 ENTRY = EncoderSpec(kind="encoder", base="lite0", adapter="out", card=CardSpec(role="generalist"))
@@ -108,6 +115,48 @@ def test_a_file_in_one_line_is_left_alone(tmp_path):
     assert path.read_text() == before
     with pytest.raises(UserError):
         with_entry("agents:\n", "second", ENTRY)
+
+
+def card_of(**given):
+    return AdapterCard(
+        **{
+            "agent": "vlm", "kind": "vlm", "family": "llava", "base": "llava", "base_digest": "d",
+            "method": "lora", "parts": ("language",), "recipe": {}, "manifest": "m.csv",
+            "data_digest": "d", "shots": None, "seed": 0, "labels": 1, "tasks": {}, "options": {},
+            "held_out": 0, "unusable": 0, "trainable": 1, "parameters": 2, "seconds": 1.0,
+            "peak_mib": 1.0, "steps": 1, "planned_steps": 1, "metrics": {}, "machine": "m",
+            "versions": {}, "intended_use": "u", "limits": "l",
+        }
+        | given
+    )  # fmt: skip
+
+
+def test_an_adapter_is_served_as_the_agent_that_it_was_made_from(tmp_path):
+    path = tmp_path / "fleets" / "fleet.yaml"
+    path.parent.mkdir()
+    path.write_text(
+        "generalist: vlm\nendpoints: {e: {url: 'http://127.0.0.1:1/v1'}}\nagents:\n"
+        "  vlm: {kind: openai, endpoint: e, base: llava, card: {role: generalist}}\n"
+        "  here: {kind: transformers, base: llava, card: {role: generalist}}\n"
+    )
+    spec = load_fleet_spec(path)
+    where = tmp_path / "adapters" / "derm"
+    served = entry_for(card_of(), where, spec, path, "llava")
+    assert served.kind == "openai" and served.endpoint == "e"
+    assert served.adapter == "../adapters/derm"
+    with pytest.raises(UserError, match="does not serve this adapter: no: it also adapts proj"):
+        entry_for(card_of(vllm="no: it also adapts projector"), where, spec, path, "llava")
+    local = entry_for(card_of(agent="here", vllm="no"), path.parent / "a", spec, path, "llava")
+    assert local.kind == "transformers" and local.adapter == "a"
+    alone = entry_for(card_of(agent="other"), Path("/elsewhere/a"), spec, path, "base")
+    assert alone.base == "base" and alone.adapter == "/elsewhere/a"
+    several = entry_for(
+        card_of(kind="encoder", modalities=("ct", "mri"), heads={"t": ("a", "b")}),
+        where, spec, path, "lite0",
+    )  # fmt: skip
+    assert several.card.role == "generalist" and several.card.tasks == ("t",)
+    write_entry(path, "derm", served)
+    assert load_fleet_spec(path).agents["derm"] == served
 
 
 @pytest.fixture(scope="module")
