@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
@@ -72,7 +73,10 @@ class TransformersEngine:
                 if self.adapter:
                     from peft import PeftModel
 
-                    model = PeftModel.from_pretrained(model, self.adapter)
+                    with warnings.catch_warnings():
+                        # peft asks transformers under a name that it is going to drop
+                        warnings.simplefilter("ignore", FutureWarning)
+                        model = PeftModel.from_pretrained(model, self.adapter)
             except (OSError, ValueError, ImportError, RuntimeError) as e:
                 raise AgentUnavailable(
                     f"the model cannot be loaded ({type(e).__name__})",
