@@ -18,6 +18,8 @@ __all__ = ["MARGIN", "Choice", "Standing", "choose", "standings"]
 
 #: Means of AUROC closer than this are taken for equal.
 MARGIN = 0.002
+#: Least AUROC of any left-out modality: a mean may hide one that is not noticed.
+WORST = 0.93
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def choose(
     found: Sequence[Standing], projections: Mapping[str, ProjectionConfig] = PROJECTIONS
 ) -> Choice:
     """Far novelty first, then stability: of the candidates whose mean AUROC over left-out
-    modalities is within 0.002 of the best, the one whose decisions copies change least.
+    modalities is within 0.002 of the best and whose worst is 0.93 or more (where any is), the
+    one whose decisions copies change least.
 
     Raises:
         UserError: nothing was measured.
@@ -100,12 +103,15 @@ def choose(
     if not served:
         raise UserError("no candidate was measured on a left-out modality")
     top = max(s.far for s in served)
-    close = [s for s in served if s.far >= top - MARGIN]
+    near_top = [s for s in served if s.far >= top - MARGIN]
+    even = [s for s in near_top if s.far_worst >= WORST]
+    close = even or near_top
     best = max(close, key=lambda s: (-1.0 if np.isnan(s.unchanged) else s.unchanged, s.far))
+    worst = f"at least {WORST:g}" if even else f"below {WORST:g}, as of all of them"
     why = (
         f"mean AUROC over left-out modalities {best.far:.4f}, within {MARGIN:g} of the best "
-        f"({top:.4f}); of these {len(close)} candidates its decisions change least under "
-        f"perturbed copies ({best.unchanged:.1%} unchanged)"
+        f"({top:.4f}), worst {best.far_worst:.3f}, {worst}; of these {len(close)} candidates its "
+        f"decisions change least under perturbed copies ({best.unchanged:.1%} unchanged)"
     )
     settings = projections[best.projection]
     return Choice(settings, best.score, best, why)

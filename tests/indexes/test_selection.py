@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from curbside.config import ProjectionConfig
+from curbside.config import Config, ProjectionConfig
 from curbside.errors import UserError
 from curbside.indexes import selection
 from curbside.indexes.features import Features
@@ -22,10 +22,11 @@ from curbside.indexes.selection import (
     folds_of,
     leave_out,
 )
-from curbside.indexes.selection_report import write_selection
+from curbside.indexes.selection_report import configuration, write_selection
 from curbside.indexes.standings import Standing, choose, standings
 from curbside.indexes.views import Views
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 FEW = {"lda": ProjectionConfig(dimensions=8, invariance=0.0), "none": PROJECTIONS["none"]}
 
 
@@ -148,10 +149,14 @@ def test_auroc_is_scikit_learn_s() -> None:
     assert auroc(a, b) == pytest.approx(reference)
 
 
-def standing(score: str, far: float, unchanged: float, served: bool = True) -> Standing:
-    others = "far_worst far_fpr95 far_flagged near near_worst shift_flagged shift_worst"
+def standing(
+    score: str, far: float, unchanged: float, served: bool = True, worst: float = 0.5
+) -> Standing:
+    others = "far_fpr95 far_flagged near near_worst shift_flagged shift_worst"
     rest = dict.fromkeys([*others.split(), "shift_accuracy"], 0.5)
-    return Standing("lda-64", score, far=far, unchanged=unchanged, served=served, **rest)
+    return Standing(
+        "lda-64", score, far=far, far_worst=worst, unchanged=unchanged, served=served, **rest
+    )
 
 
 def test_the_rule_far_novelty_first_then_stability() -> None:
@@ -164,6 +169,10 @@ def test_the_rule_far_novelty_first_then_stability() -> None:
     choice = choose(found)
     assert choice.score == "mahalanobis"
     assert "98.0% unchanged" in choice.why
+    assert "below 0.93, as of all of them" in choice.why
+    # one that notices every modality goes before a stabler one that does not
+    even = standing("residual", 0.9890, 0.90, worst=0.94)
+    assert choose([*found, even]).score == "residual"
     with pytest.raises(UserError, match="no candidate"):
         choose(found[:1])
 
@@ -227,3 +236,17 @@ def test_wide_vectors_are_narrowed_to_principal_axes(
     assert far() == pytest.approx(wide, abs=0.05)
     monkeypatch.setattr(selection, "_WIDEST", 1)
     assert np.mean(far()) < np.mean(wide) - 0.1
+
+
+def test_the_shipped_default_is_the_winner_of_the_evidence() -> None:
+    """docs/selection.json is what the command wrote on the corpus; the rule is applied again."""
+    evidence = json.loads((DOCS / "selection.json").read_text(encoding="utf-8"))
+    found = [
+        Standing(**{k: float("nan") if v is None else v for k, v in row.items()})
+        for row in evidence["standings"]
+    ]
+    choice = choose(found)
+    assert choice.projection == Config().encoder.projection
+    assert choice.score == Config().index.novelty
+    assert evidence["configuration"] == configuration(choice)
+    assert len(evidence["folds"]) == int(evidence["provenance"]["folds"])
