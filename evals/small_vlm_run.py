@@ -103,6 +103,7 @@ class Run:
         self.folder, self.cases, self.questions, self.source = folder, cases, questions, source
         self.plan, self.courses = plan or Plan(), courses or Courses()
         self._load = load
+        self._judged: dict[str, Judged] = {}
 
     @cached_property
     def base(self) -> Base:
@@ -133,7 +134,7 @@ class Run:
 
     def modalities(self, seed: int) -> Modalities:
         """Of test cases in the common and rare tiers."""
-        _, features = self.test.where(has_known_modality)
+        _, features = self.judged("test").where(has_known_modality)
         return Modalities(
             **self._ask(seed, "disjoint", "modality", len(features), lambda m, w, advance: (
                 modality_answers(m, w, features, self.blank, advance)
@@ -167,20 +168,17 @@ class Run:
         return {c.task for c in self.cases if c.role == "train"}
 
     @cached_property
-    def test(self) -> Judged:
-        """Cases of role test."""
-        return self.judged("test")
-
-    @cached_property
     def asked(self) -> Judged:
         """Visual questions."""
         assert self.questions is not None
         return Judged(self.questions, seen(self.questions, self.source, "images of questions"))
 
     def judged(self, role: str) -> Judged:
-        """Cases of a role."""
-        some = self.cases.take(self.cases.where(role=role))
-        return Judged(some, seen(some, self.source, f"images of role {role}"))
+        """Cases of a role; what is seen of them is computed once."""
+        if role not in self._judged:
+            some = self.cases.take(self.cases.where(role=role))
+            self._judged[role] = Judged(some, seen(some, self.source, f"images of role {role}"))
+        return self._judged[role]
 
     @cached_property
     def blank(self) -> Tensor:
@@ -215,14 +213,14 @@ class Run:
         Args:
             beside: agents whose accuracy on the label questions is printed too.
         """
-        cases, _ = self.test.where(has_known_modality)
+        cases, _ = self.judged("test").where(has_known_modality)
         said = [self.modalities(s) for s in seeds]
         rows = []
         for tier in TIERS:
             at = [i for i, c in enumerate(cases) if c.tier == tier]
             some = [replace(s, said=[s.said[i] for i in at]) for s in said]
             rows.append(judge_modality([cases[i] for i in at], some, f"modality, {tier}"))
-        cases, _ = self.test.where(self.has_known_task)
+        cases, _ = self.judged("test").where(self.has_known_task)
         labels = [self.labels(s) for s in seeds]
         others = {k: _right(a, cases) for k, a in beside.items()}
         rows.append(judge_labels(cases, labels, "label", beside=others))

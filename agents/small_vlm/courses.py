@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from curbside.agents.small_vlm.packing import Group, pack, rows_of
@@ -87,7 +86,7 @@ def run_course(
         warmup_steps=min(20, total // 5),
         max_grad_norm=1.0,
         seed=seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=True,  # rows are laid out in the processor's memory
         dataloader_pin_memory=False,
         save_strategy="steps",
         save_steps=course.every,

@@ -120,7 +120,7 @@ def test_the_agent_reads_as_the_evaluation_did(run: Run, monkeypatch: pytest.Mon
     assert run.agent(0) == folder and folder.name.startswith("agent-")
     spec = SmallVlmSpec(kind="small-vlm", folder=folder.name, card=CardSpec(role="generalist"))
     agent = open_small_vlm_agent("small", spec, folder.parent)
-    cases, _ = run.test.where(run.has_known_task)
+    cases, _ = run.judged("test").where(run.has_known_task)
     scores = run.labels(0).said
     said = agent.read_batch([c.study() for c in cases[:6]])
     for reading, case, score in zip(said, cases[:6], scores[:6], strict=True):
