@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.evals.controls import (
-    near_duplicates,
+    copies_of_known,
     option_order,
     order_effect,
     png,
@@ -78,7 +78,7 @@ def run_controls(
     outcomes = result.outcomes
     best = outcomes.arms[result.best_single].right[outcomes.frame.scored].mean()
     out += question_only(known, cases, scored, float(best))
-    duplicates, _ = near_duplicates(known, workspace.features(known), cases, features)
+    duplicates, _ = copies_of_known(known, workspace.features(known), cases, features)
     out.append(duplicates)
     if not fleet.notes:
         out += serving_controls(workspace, [c.study() for c in cases])

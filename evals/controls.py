@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from curbside.agents.vision import VisionAgent
 from curbside.evals.schema import Control
+from curbside.indexes.leaks import closest
 from curbside.readings import Reading
 from curbside.study import Study
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLE",
-    "near_duplicates",
+    "copies_of_known",
     "option_order",
     "order_effect",
     "png",
@@ -43,8 +44,8 @@ __all__ = [
 SAMPLE = 120
 #: Of these, cases whose options are shown to an agent in every order.
 ORDER_SAMPLE = 24
-#: Cosine of raw features from which two images are compared pixel by pixel.
-CLOSE = 0.97
+#: Cosine about the mean from which two images are compared pixel by pixel.
+CLOSE = 0.95
 #: Correlation of 32 x 32 grey pictures from which two images count as nearly equal.
 EQUAL = 0.99
 _NOISE_IMAGES = 8
@@ -266,7 +267,7 @@ def order_effect(
     return out
 
 
-def near_duplicates(
+def copies_of_known(
     known: Cases, known_features: Features, cases: Cases, features: Features
 ) -> tuple[Control, NDArray[np.bool_]]:
     """Evaluated images that nearly equal one that the system was built from.
@@ -276,22 +277,12 @@ def near_duplicates(
     Returns:
         The control, and bool (n,), which evaluated cases are such.
     """
-    n = len(cases)
-    found = np.zeros(n, bool)
-    a, b = _unit(features.pooled), _unit(known_features.pooled)
-    same = set(known_features.digests) - {""}
-    pictures: dict[tuple[bool, int], NDArray[np.float64] | None] = {}
-    for start in range(0, n, 512):
-        similar = a[start : start + 512] @ b.T
-        nearest = similar.argmax(axis=1)
-        for i in range(len(similar)):
-            row, j = start + i, int(nearest[i])
-            if features.digests[row] and features.digests[row] in same:
-                found[row] = True
-            elif similar[i, j] >= CLOSE:
-                one = _picture(cases, row, (False, row), pictures)
-                two = _picture(known, j, (True, j), pictures)
-                found[row] = one is not None and two is not None and one @ two >= EQUAL
+    same = np.isin(features.digests, sorted(set(known_features.digests) - {""}))
+    nearest, cosine = closest(known_features.pooled, features.pooled)
+    found = same.copy()
+    for row in np.flatnonzero(~same & (cosine >= CLOSE)).tolist():
+        one, two = _picture(cases, row), _picture(known, int(nearest[row]))
+        found[row] = one is not None and two is not None and one @ two >= EQUAL
     control = rate(
         "near_duplicates",
         "evaluated images that nearly equal one of role train, tune or calibration",
@@ -302,32 +293,20 @@ def near_duplicates(
     return control, found
 
 
-def _picture(
-    cases: Cases,
-    row: int,
-    key: tuple[bool, int],
-    kept: dict[tuple[bool, int], NDArray[np.float64] | None],
-) -> NDArray[np.float64] | None:
+def _picture(cases: Cases, row: int) -> NDArray[np.float64] | None:
     """32 x 32 grey values, centred and of length 1: whatever brightness and contrast."""
     from PIL import Image
 
     from curbside.errors import ImageError
     from curbside.indexes.features import central_instance
 
-    if key not in kept:
-        try:
-            pixels = central_instance(cases[row].study()).pixels()
-            grey = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32)), np.float64)
-            grey = grey.ravel() - grey.mean()
-            kept[key] = grey / max(float(np.linalg.norm(grey)), 1e-9)
-        except ImageError:
-            kept[key] = None
-    return kept[key]
-
-
-def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.asarray(values / np.where(length > 0, length, 1), np.float32)
+    try:
+        pixels = central_instance(cases[row].study()).pixels()
+    except ImageError:
+        return None
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32)), np.float64)
+    grey = grey.ravel() - grey.mean()
+    return np.asarray(grey / max(float(np.linalg.norm(grey)), 1e-9))
 
 
 def _other_labels(studies: Sequence[Study], labels: Sequence[str]) -> list[int | None]:

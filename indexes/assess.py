@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,17 +19,17 @@ from numpy.typing import NDArray
 
 from curbside.assessments import Assessments, Embeddings
 from curbside.config import Config
-from curbside.errors import IndexCorrupt, IndexMismatch, InternalError, UserError
-from curbside.indexes.conformal import Calibration, smallest_stratum
-from curbside.indexes.exchange import Exchange, agreement
+from curbside.errors import IndexMismatch, InternalError
+from curbside.indexes.conformal import Calibration
+from curbside.indexes.exchange import Exchange
 from curbside.indexes.features import Features
-from curbside.indexes.leaks import near_duplicates, refuse_leaks
-from curbside.indexes.novelty import Novelty, fit_score, load_score
+from curbside.indexes.novelty import Novelty
 from curbside.indexes.posterior import vote
-from curbside.indexes.projection import Projection, class_names
-from curbside.indexes.store import read_store, tensor_bytes, write_store
+from curbside.indexes.projection import Projection
+from curbside.indexes.rows import HeldOut, Indexed, Measured, in_blocks, measured
+from curbside.indexes.store import tensor_bytes
 from curbside.indexes.tags import disagreement
-from curbside.indexes.vectors import FLAT, HNSW, WIDTHS, VectorIndex, kind_for
+from curbside.indexes.vectors import VectorIndex
 from curbside.indexes.views import Views
 from curbside.study import content_hash
 
@@ -38,64 +37,21 @@ if TYPE_CHECKING:
     from curbside.cases import Cases
     from curbside.indexes.competence import Competence
 
-__all__ = ["KIND", "Assessor", "HeldOut", "Indexed"]
+__all__ = ["Assessor"]
 
-KIND = "index"
-_log = logging.getLogger(__name__)
-#: Rows worked on at a time, and the fewest that are: matrix products of few rows take other
-#: code paths, so one case alone is padded and gets what it would get in a batch.
-_BLOCK, _FEWEST = 1024, 32
 #: How far a calibration case counts towards its strangest copy; chosen on tune (docs/rarity.md).
 _TOWARDS_COPIES = 0.4
-#: Level that a stratum's p-values must be able to reach where a confidence is asked for.
-_USUAL_ALPHA = 0.05
-
-
-@dataclass(frozen=True)
-class Indexed:
-    """What is known of each indexed case, by index row."""
-
-    ids: NDArray[np.str_]
-    modalities: NDArray[np.str_]
-    labels: NDArray[np.str_]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Calibration cases, none of them indexed, and how p-values are had from them.
-
-    Args:
-        pooled: float32 (n, d), raw features.
-        minimum, confidence: see :class:`~curbside.indexes.conformal.Calibration`.
-        copies: perturbed copies of some of their images: a case counts a part of the way
-            towards the strangest, which can only make its score, and so every p-value, larger.
-    """
-
-    pooled: NDArray[np.float32]
-    minimum: int
-    confidence: float = 0.0
-    copies: Views | None = None
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What one block of rows gives, before p-values."""
-
-    posterior: NDArray[np.float32]
-    novelty: NDArray[np.float64]
-    neighbours: NDArray[np.int64]
-    similarity: NDArray[np.float32]
-    competence: NDArray[np.float32]
-    competence_low: NDArray[np.float32]
-    competence_high: NDArray[np.float32]
-    competence_support: NDArray[np.float32]
 
 
 class Assessor:
     """Assesses cases from their pooled features; made by :meth:`fit` or :meth:`load`.
 
     Attributes:
-        modalities: columns of the posterior.
+        encoder: fingerprint of the encoder whose features are assessed.
+        projection, index, score: features → vectors, the vectors searched, strangeness; the
+            score goes by ``score_name`` in ``index.novelty``.
+        indexed: what is known of each indexed case, by row; tombstones too.
+        modalities, counts: columns of the posterior, and indexed cases of each.
         fingerprint: of the embeddings (encoder and projection).
         ids, labels, neighbour_modalities: of the indexed cases, by index row; a label is
             ``""`` where there is none.
@@ -112,12 +68,12 @@ class Assessor:
     ) -> None:
         if not len(index) == len(indexed.ids) == len(indexed.modalities) == len(indexed.labels):
             raise InternalError("index rows and their cases differ in number")
-        self._encoder = encoder
-        self._projection = projection
-        self._index = index
-        self._indexed = indexed
-        self._score_name, self._score = novelty
-        self._neighbours = neighbours
+        self.encoder = encoder
+        self.projection = projection
+        self.index = index
+        self.indexed = indexed
+        self.score_name, self.score = novelty
+        self.neighbours = neighbours
         self._k = min(neighbours, index.alive)
         live = index.live
         names = np.unique(indexed.modalities[live])
@@ -125,7 +81,7 @@ class Assessor:
         # a tombstone is never found, so the column of one whose modality is gone is of no account
         column = np.minimum(np.searchsorted(names, indexed.modalities), len(names) - 1)
         self._column = column.astype(np.intp)
-        self._counts = np.bincount(column[live], minlength=len(names))
+        self.counts = np.bincount(column[live], minlength=len(names))
         labelled = live & (indexed.labels != "")
         self._support = np.bincount(column[labelled], minlength=len(names)).astype(np.int32)
         self.fingerprint = content_hash("embeddings", encoder, projection.digest)
@@ -133,8 +89,8 @@ class Assessor:
             self.fingerprint,
             index.vectors().tobytes(),
             json.dumps([list(map(str, getattr(indexed, f.name))) for f in fields(indexed)]),
-            f"{self._score_name} {self._k} {index.describe}",
-            tensor_bytes(self._score.arrays()),
+            f"{self.score_name} {self._k} {index.describe}",
+            tensor_bytes(self.score.arrays()),
         )
         self.exchange: Exchange | None = None
         self._calibration: Calibration | None = None
@@ -164,71 +120,9 @@ class Assessor:
             UserError: no usable case of a role, or calibration cases that are in the index
                 or share a group with it.
         """
-        if len(features) != len(cases):
-            raise InternalError(f"{len(features)} features for {len(cases)} cases")
-        usable = features.usable
-        train = np.flatnonzero(usable & (cases.roles == "train") & (cases.modalities != ""))
-        held_out = np.flatnonzero(usable & (cases.roles == "calibration"))
-        if not len(train):
-            raise UserError(
-                "there is no usable case of role 'train' with a modality to index",
-                hint="give some cases of the manifest role 'train'",
-            )
-        refuse_leaks(cases, features, train, held_out)
-        twice = near_duplicates(features.pooled[train], features.pooled[held_out])
-        if twice.any():
-            _log.warning(
-                "%d of %d calibration cases look the same as an indexed one and do not calibrate",
-                twice.sum(),
-                len(held_out),
-            )
-            if twice.all():
-                raise UserError(
-                    f"all {len(held_out)} calibration cases look the same as indexed ones, so "
-                    "there is nothing to calibrate on",
-                    hint="give cases of other patients the manifest role 'calibration'",
-                )
-        held_out = held_out[~twice]
-        modalities, labels = cases.modalities[train], cases.labels[train]
-        copies = None
-        if views is not None:
-            mine = views.among(train)
-            copies = (features.pooled[train][mine.rows], mine.pooled)
-        projection = Projection.fit(
-            features.pooled[train], modalities, labels, config.encoder.projection, copies
-        )
-        vectors = projection.apply(features.pooled[train])
-        name = config.index.novelty
-        new = cls(
-            features.fingerprint,
-            projection,
-            VectorIndex(vectors),
-            Indexed(cases.ids[train], modalities, labels),
-            (name, fit_score(name, vectors, class_names(modalities, labels))),
-            config.index.neighbours,
-        )
-        confidence = config.index.calibration_confidence
-        calibration = HeldOut(
-            features.pooled[held_out],
-            max(config.index.stratum_minimum, smallest_stratum(_USUAL_ALPHA, confidence))
-            if confidence
-            else config.index.stratum_minimum,
-            confidence,
-            None if views is None or not config.index.calibration_copies else views.among(held_out),
-        )
-        exact = new.calibrated(calibration)
-        if kind_for(len(train), config.index) == FLAT:
-            return exact
-        tune = features.pooled[usable & (cases.roles == "tune")]
-        graph = exact.exchanged(calibration, np.concatenate([calibration.pooled, tune]))
-        if graph.index.kind == FLAT and config.index.kind == HNSW and graph.exchange is not None:
-            raise UserError(
-                f"a graph over these {len(graph)} vectors decides only "
-                f"{graph.exchange.agree:.2%} of {graph.exchange.cases} held-out cases as the "
-                "exact index does",
-                hint="set index.kind: flat (or auto) in curbside.yaml, then build again",
-            )
-        return graph
+        from curbside.indexes import assess_fit
+
+        return assess_fit.fit(cases, features, config, views)
 
     def calibrated(self, held_out: HeldOut) -> Assessor:
         """A copy whose p-values come from these cases, as this index sees them.
@@ -255,32 +149,10 @@ class Assessor:
             )
         )
 
-    def exchanged(self, held_out: HeldOut, check: NDArray[np.float32]) -> Assessor:
-        """The same on a graph if that decides as this exact index does, else this one.
-
-        Either way ``exchange`` says what the check found.
-
-        Args:
-            held_out: what either is calibrated on.
-            check: float32 (n, d), raw features of cases, none of them indexed, to decide twice.
-        """
-        exact, graph = self.assess(check), self._index.as_kind(HNSW)
-        tried = None
-        for width in WIDTHS:
-            new = self.on(graph.widened(width), self._indexed)
-            new = new.calibrated(held_out)
-            tried = Exchange(HNSW, width, len(check), agreement(exact, new.assess(check)))
-            if tried.passed:
-                new.exchange = tried
-                return new
-        stays = copy.copy(self)
-        stays.exchange = tried
-        return stays
-
     def on(self, index: VectorIndex, indexed: Indexed, score: Novelty | None = None) -> Assessor:
         """The same projection over other vectors, not yet calibrated: see :meth:`calibrated`."""
-        novelty = (self._score_name, score or self._score)
-        return Assessor(self._encoder, self._projection, index, indexed, novelty, self._neighbours)
+        novelty = (self.score_name, score or self.score)
+        return Assessor(self.encoder, self.projection, index, indexed, novelty, self.neighbours)
 
     def with_calibration(self, calibration: Calibration) -> Assessor:
         """A copy with these calibration scores, measured on this very index."""
@@ -326,21 +198,6 @@ class Assessor:
     # -- using --------------------------------------------------------------------------
 
     @property
-    def index(self) -> VectorIndex:
-        """The vectors that are searched."""
-        return self._index
-
-    @property
-    def indexed(self) -> Indexed:
-        """What is known of each indexed case, by row; tombstones too."""
-        return self._indexed
-
-    @property
-    def score_name(self) -> str:
-        """``index.novelty`` under which the score was fitted."""
-        return self._score_name
-
-    @property
     def calibration(self) -> Calibration | None:
         """Scores that p-values come from; None before :meth:`calibrated`."""
         return self._calibration
@@ -348,26 +205,26 @@ class Assessor:
     @property
     def ids(self) -> NDArray[np.str_]:
         """Ids of the indexed cases, (n,)."""
-        return self._indexed.ids
+        return self.indexed.ids
 
     @property
     def labels(self) -> NDArray[np.str_]:
         """Labels of the indexed cases, (n,); ``""`` where there is none."""
-        return self._indexed.labels
+        return self.indexed.labels
 
     @property
     def neighbour_modalities(self) -> NDArray[np.str_]:
         """Modalities of the indexed cases, (n,)."""
-        return self._indexed.modalities
+        return self.indexed.modalities
 
     def __len__(self) -> int:
         """Indexed cases that can be found."""
-        return self._index.alive
+        return self.index.alive
 
     def embed(self, pooled: NDArray[np.float32]) -> Embeddings:
         """Unit vectors of raw features, float32 (n, d).  Raises InternalError on bad shapes."""
-        blocks = [self._projection.apply(x)[:n] for x, n in _blocks(pooled)]
-        width = self._index.dimensions
+        blocks = [self.projection.apply(x)[:n] for x, n in in_blocks(pooled)]
+        width = self.index.dimensions
         vectors = np.concatenate(blocks) if blocks else np.zeros((0, width), np.float32)
         return Embeddings(vectors, self.fingerprint)
 
@@ -423,20 +280,14 @@ class Assessor:
         """Column of the most likely modality, intp (n,)."""
         return np.asarray(self._measure(pooled).posterior.argmax(axis=1), np.intp)
 
-    def _measure(self, pooled: NDArray[np.float32]) -> _Block:
-        parts = [self._block(x, n) for x, n in _blocks(pooled)]
-        if not parts:
-            # the shapes of no rows are those of one, emptied
-            parts = [self._block(np.zeros((_FEWEST, pooled.shape[1]), np.float32), 0)]
-        return _Block(
-            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(_Block))
-        )
+    def _measure(self, pooled: NDArray[np.float32]) -> Measured:
+        return measured(pooled, self._block)
 
-    def _block(self, pooled: NDArray[np.float32], n: int) -> _Block:
-        vectors = self._projection.apply(pooled)
-        rows, similarity = self._index.search(vectors, self._k, real=n)
-        posterior = vote(similarity, self._column[rows], self._counts)
-        novelty = self._score.score(vectors, similarity)
+    def _block(self, pooled: NDArray[np.float32], n: int) -> Measured:
+        vectors = self.projection.apply(pooled)
+        rows, similarity = self.index.search(vectors, self._k, real=n)
+        posterior = vote(similarity, self._column[rows], self.counts)
+        novelty = self.score.score(vectors, similarity)
         if self._competence is None:
             empty = np.full((len(pooled), len(self._agents)), np.nan, np.float32)
             known = (empty, empty, empty, np.zeros_like(empty))
@@ -444,7 +295,7 @@ class Assessor:
             known = self._competence.estimate(
                 Embeddings(vectors, self.fingerprint), posterior.argmax(axis=1)
             )
-        return _Block(
+        return Measured(
             posterior[:n], novelty[:n], rows[:n], similarity[:n], *(values[:n] for values in known)
         )
 
@@ -456,44 +307,9 @@ class Assessor:
         Raises:
             StorageError: the disk is full or read-only; an older index there still works.
         """
-        if self._calibration is None:
-            raise InternalError("the assessor has no calibration")
-        cases = {
-            "ids": self.ids.tolist(),
-            "modalities": self.neighbour_modalities.tolist(),
-            "labels": self.labels.tolist(),
-        }
-        files = {
-            "projection.safetensors": tensor_bytes(self._projection.arrays()),
-            "vectors.faiss": self._index.to_bytes(),
-            "live.safetensors": tensor_bytes({"live": self._index.live.astype(np.uint8)}),
-            "novelty.safetensors": tensor_bytes(self._score.arrays()),
-            "calibration.safetensors": tensor_bytes(self._calibration.scores()),
-            "cases.json": json.dumps(cases).encode(),
-        }
-        counts = zip(self.modalities, self._counts.tolist(), strict=True)
-        write_store(
-            folder,
-            KIND,
-            files,
-            {
-                "encoder": self._encoder,
-                "fingerprint": self.fingerprint,
-                "index_digest": self.index_digest,
-                "calibration_digest": self.calibration_digest,
-                "novelty": self._score_name,
-                "neighbours": self._neighbours,
-                "kind": self._index.kind,
-                "exchange": None if self.exchange is None else self.exchange.to_json(),
-                "dimensions": self._index.dimensions,
-                "cases": len(self),
-                "cases_by_modality": dict(counts),
-                "calibration": self._calibration.facts,
-                "calibration_by_stratum": {
-                    s: len(v) for s, v in self._calibration.scores().items()
-                },
-            },
-        )
+        from curbside.indexes import assess_store
+
+        assess_store.save(self, folder)
 
     @classmethod
     def load(cls, folder: Path, *, encoder: str) -> Assessor:
@@ -506,55 +322,6 @@ class Assessor:
             NotBuilt, IndexMismatch, IndexCorrupt: see
                 :func:`curbside.indexes.store.read_store`.
         """
-        stored = read_store(folder, KIND, expect={"encoder": encoder})
-        facts = stored.facts
-        try:
-            rows = stored.json("cases.json")
-            new = cls(
-                encoder,
-                Projection.from_arrays(stored.tensors("projection.safetensors")),
-                VectorIndex.from_bytes(
-                    stored.files["vectors.faiss"],
-                    live=stored.tensors("live.safetensors")["live"].astype(bool),
-                ),
-                Indexed(*(np.array(rows[k], np.str_) for k in ("ids", "modalities", "labels"))),
-                (
-                    facts["novelty"],
-                    load_score(facts["novelty"], stored.tensors("novelty.safetensors")),
-                ),
-                int(facts["neighbours"]),
-            )
-            new = new.with_calibration(
-                Calibration(
-                    stored.tensors("calibration.safetensors"),
-                    new.modalities,
-                    **facts["calibration"],
-                )
-            )
-            if facts["exchange"] is not None:
-                new.exchange = Exchange(**facts["exchange"])
-        except (KeyError, TypeError, ValueError, InternalError) as e:
-            raise IndexCorrupt(
-                f"the index at {folder} is whole, but not what this version writes",
-                hint="curbside build",
-            ) from e
-        for what in ("fingerprint", "index_digest", "calibration_digest"):
-            if getattr(new, what) != facts.get(what):
-                raise IndexMismatch(
-                    f"the index at {folder} was made by another version of the code: {what} "
-                    f"expected {getattr(new, what)[:12]}, found {str(facts.get(what))[:12]}",
-                    hint="curbside build",
-                )
-        return new
+        from curbside.indexes import assess_store
 
-
-def _blocks(pooled: NDArray[np.float32]) -> list[tuple[NDArray[np.float32], int]]:
-    """Blocks of at least ``_FEWEST`` rows, padded with zeros, and how many rows are real."""
-    out = []
-    for start in range(0, len(pooled), _BLOCK):
-        part = np.asarray(pooled[start : start + _BLOCK], np.float32)
-        n = len(part)
-        if n < _FEWEST:
-            part = np.concatenate([part, np.zeros((_FEWEST - n, part.shape[1]), np.float32)])
-        out.append((part, n))
-    return out
+        return assess_store.load(folder, encoder=encoder)

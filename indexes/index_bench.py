@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.config import IndexConfig
-from curbside.indexes.assess import Assessor, HeldOut, Indexed
+from curbside.indexes.assess import Assessor
 from curbside.indexes.competence import Competence
 from curbside.indexes.exchange import agreement
 from curbside.indexes.novelty import fit_score
 from curbside.indexes.projection import Projection
+from curbside.indexes.rows import HeldOut, Indexed
 from curbside.indexes.vectors import FLAT, HNSW, VectorIndex, kind_for
 
 __all__ = ["SizeBench", "bench_sizes", "planted"]

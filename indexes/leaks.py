@@ -18,7 +18,7 @@ from curbside.indexes.features import Features
 if TYPE_CHECKING:
     from curbside.cases import Cases
 
-__all__ = ["NEAR_DUPLICATE", "near_duplicates", "refuse_leaks"]
+__all__ = ["NEAR_DUPLICATE", "closest", "near_duplicates", "refuse_leaks"]
 
 #: Cosine of raw features about the training mean from which two pictures are one: the
 #: corpus's JPEG copies at quality 75 have 0.97 in the median, its nearest neighbours from
@@ -58,14 +58,27 @@ def near_duplicates(
         train, held_out: float32 (n, d) and (m, d), raw features.
         at: cosine about the training mean from which a case counts as a copy.
     """
-    mean = train.mean(axis=0)
-    known = _unit(train - mean)
-    closest = np.full(len(held_out), -1.0, np.float32)
-    queries = _unit(held_out - mean)
-    for start in range(0, len(known), _BLOCK):
-        block = queries @ known[start : start + _BLOCK].T
-        np.maximum(closest, block.max(axis=1), out=closest)
-    return np.asarray(closest >= at)
+    return np.asarray(closest(train, held_out)[1] >= at)
+
+
+def closest(
+    known: NDArray[np.float32], others: NDArray[np.float32]
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Of each other case the known one most like it: its row, intp (m,), and float32 (m,) cosines.
+
+    Cosines are about the mean of the known: raw features are all positive, and so all alike.
+
+    Args:
+        known, others: float32 (n, d) and (m, d), raw features; n at least 1.
+    """
+    mean = known.mean(axis=0)
+    a, b = _unit(others - mean), _unit(known - mean)
+    rows, cosines = np.zeros(len(a), np.intp), np.zeros(len(a), np.float32)
+    for start in range(0, len(a), _BLOCK):
+        similar = a[start : start + _BLOCK] @ b.T
+        rows[start : start + _BLOCK] = similar.argmax(axis=1)
+        cosines[start : start + _BLOCK] = similar.max(axis=1)
+    return rows, cosines
 
 
 def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.errors import UserError
-from curbside.indexes.assess import Assessor, Indexed
+from curbside.indexes.assess import Assessor
 from curbside.indexes.novelty import fit_score
 from curbside.indexes.projection import class_names
+from curbside.indexes.rows import Indexed
 from curbside.indexes.vectors import FLAT, VectorIndex
 
 __all__ = ["compacted", "extended", "without"]

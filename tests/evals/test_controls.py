@@ -12,7 +12,7 @@ from curbside.agents.contract import AgentCard, FakeAgent
 from curbside.cases import read_cases
 from curbside.evals.control_run import _blind, explained
 from curbside.evals.controls import (
-    near_duplicates,
+    copies_of_known,
     option_order,
     order_effect,
     question_only,
@@ -189,7 +189,7 @@ def test_near_duplicates_are_found_in_pixels_not_only_in_features(tmp_path):
     def features(vectors, digests):
         return Features(np.array(vectors, np.float32), digests, MappingProxyType({}), "e")
 
-    control, rows = near_duplicates(
+    control, rows = copies_of_known(
         known,
         features([[1, 0], [0, 1]], ("d0", "d1")),
         test,

@@ -10,10 +10,11 @@ import pytest
 
 from curbside.config import Config, IndexConfig
 from curbside.errors import InternalError, UserError
-from curbside.indexes import assess, exchange
-from curbside.indexes.assess import Assessor, HeldOut
+from curbside.indexes import assess_fit, exchange
+from curbside.indexes.assess import Assessor
 from curbside.indexes.exchange import Exchange, agreement
 from curbside.indexes.revise import compacted, extended, without
+from curbside.indexes.rows import HeldOut
 from curbside.indexes.vectors import FLAT, HNSW
 
 GRAPH = Config(index=IndexConfig(kind="hnsw"))
@@ -63,7 +64,7 @@ def test_a_case_alone_gets_from_a_graph_what_it_gets_in_a_batch(
 def test_an_index_that_decides_otherwise_does_not_serve(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assess, "agreement", lambda a, b: 0.99)
+    monkeypatch.setattr(assess_fit, "agreement", lambda a, b: 0.99)
     auto = Config(index=IndexConfig(flat_up_to=50))
     stays = Assessor.fit(world.cases, world.features, auto)
     assert stays.index.kind == FLAT

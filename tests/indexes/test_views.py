@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from curbside.config import Config, EncoderConfig, IndexConfig, ProjectionConfig
-from curbside.indexes.assess import Assessor, HeldOut
+from curbside.indexes.assess import Assessor
 from curbside.indexes.encoder import FakeEncoder
 from curbside.indexes.features import FeatureSource
 from curbside.indexes.projection import Projection
+from curbside.indexes.rows import HeldOut
 from curbside.indexes.views import (
     KINDS,
     PerturbedEncoder,
