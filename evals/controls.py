@@ -44,6 +44,9 @@ __all__ = [
 SAMPLE = 120
 #: Of these, cases whose options are shown to an agent in every order.
 ORDER_SAMPLE = 24
+#: Readings below which a control says nothing of an agent alone: its interval is up to
+#: ± 20 points wide even there.
+LEAST = 20
 #: Cosine about the mean from which two images are compared pixel by pixel.
 CLOSE = 0.95
 #: Correlation of 32 x 32 grey pictures from which two images count as nearly equal.
@@ -88,6 +91,16 @@ def rate(
         name=name, about=about, n=n, value=hits / n, ci_low=float(low), ci_high=float(high),
         held_against=held_against, finding=finding, agent=agent,
     )  # fmt: skip
+
+
+def _of_agent(
+    name: str, about: str, hits: int, n: int, agent: str, tests: int, held_against: float | None
+) -> Control:
+    """:func:`rate` for one agent; of fewer than :data:`LEAST` readings only how many they are."""
+    if n < LEAST:
+        few = f"{about}; too few to assess, fewer than {LEAST}"
+        return rate(name, few, 0, 0, agent=agent).model_copy(update={"n": n})
+    return rate(name, about, hits, n, held_against=held_against, agent=agent, tests=tests)
 
 
 def sample_rows(rows: NDArray[np.intp], n: int = SAMPLE, seed: int = 0) -> NDArray[np.intp]:
@@ -146,15 +159,16 @@ def without_image(
                 held_against=float(level.mean()) if len(level) else None,
             )
         )
+        tests = sum(len(right) >= LEAST for _, right in by.values())
         each += [
-            rate(
+            _of_agent(
                 f"{kind}_image",
                 about[kind],
                 int(right.sum()),
                 len(right),
-                held_against=float(level[rows].mean()) if len(rows) else None,
-                agent=name,
-                tests=len(by),
+                name,
+                tests,
+                float(level[rows].mean()) if len(rows) else None,
             )
             for name, (rows, right) in by.items()
         ]
@@ -236,8 +250,9 @@ def option_order(
         "option_order", about, sum(m for m, _ in pooled), sum(n for _, n in pooled),
         held_against=limit,
     )  # fmt: skip
+    tests = sum(n >= LEAST for _, n in by.values())
     return [whole] + [
-        rate("option_order", about, moved, n, held_against=limit, agent=name, tests=len(by))
+        _of_agent("option_order", about, moved, n, name, tests, limit)
         for name, (moved, n) in by.items()
     ]
 

@@ -35,7 +35,7 @@ def _page(s: Summary, title: str, made: str) -> str:
     head = [
         f"# {title}",
         "",
-        f"**{s.verdict}**",
+        f"**{s.verdict[:1].upper()}{s.verdict[1:]}**",
         "",
         f"{s.generated_at[:10]}, {s.machine}; {kind}, {s.cases.manifest}: {s.cases.n_scored} cases "
         f"with a task and {s.cases.n_novel} novel in {s.cases.n_groups} groups; training seeds "

@@ -15,7 +15,16 @@ from curbside.agents.model_card import as_html
 from curbside.evals.detail_tables import detail_tables
 from curbside.evals.schema import Summary
 from curbside.evals.shown import Shown
-from curbside.evals.table import SHOWN, control_cells, lines, number, percent, rows, source_of, span
+from curbside.evals.table import (
+    control_cells,
+    lines,
+    number,
+    percent,
+    rows,
+    shown_arms,
+    source_of,
+    span,
+)
 from curbside.storage import write_text
 
 __all__ = ["Histogram", "novelty_histogram", "render_report", "write_report"]
@@ -212,7 +221,7 @@ def _forest(s: Summary) -> Any:
 def _accuracy(s: Summary) -> Any:
     import plotly.graph_objects as go
 
-    names = [a for a in SHOWN if a in s.arms and s.arms[a].accuracy.value is not None]
+    names = [a for a in shown_arms(s) if s.arms[a].accuracy.value is not None]
     names += [a for a in ("linear-16", "task-oracle", "twin-oracle") if a in s.arms]
     if not names:
         return None
@@ -298,7 +307,8 @@ def _frontier(s: Summary) -> Any:
     f = None if s.details is None else s.details.frontier
     if f is None:
         return None
-    shown = [p for p in f.points if p[0] in SHOWN and p[2] is not None]
+    known = set(shown_arms(s))
+    shown = [p for p in f.points if p[0] in known and p[2] is not None]
     traces = [
         go.Scatter(
             x=[p[0] for p in f.zero],

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
+from typing import TYPE_CHECKING
+
 from curbside.evals.schema import ArmSummary, Control, Estimate, Summary
 
-__all__ = ["control_cells", "print_summary", "rows", "source_of"]
+if TYPE_CHECKING:
+    from rich.console import Console
 
-#: Arms in the table, in this order; the rest is in the report.
+__all__ = ["control_cells", "print_summary", "rows", "shown_arms", "source_of"]
+
+#: Arms in the table, in this order, colleagues after ``E``; the rest is in the report.
 SHOWN = (
     "S",
     "G16",
     "Gfull",
     "E",
-    "linear-lite2",
     "E-consult",
     "H-tier",
     "H-competence",
@@ -29,12 +34,24 @@ SHOWN = (
 )
 
 
+#: Column heads for 80 columns; the words for them stand under the table.
+_HEADS = ("arm", "acc.", "95 %", "common", "rare", "few", "P2", "calls", "ms")
+#: Width of the first word of a line, and what its further lines are indented by.
+_INDENT = 11
+
+
+def shown_arms(summary: Summary) -> list[str]:
+    """Names of the arms that the table shows, in its order."""
+    at = SHOWN.index("E") + 1
+    colleagues = [name for name, a in summary.arms.items() if a.kind == "colleague"]
+    names = dict.fromkeys([*SHOWN[:at], *colleagues, *SHOWN[at:]])
+    return [name for name in names if name in summary.arms]
+
+
 def rows(summary: Summary) -> list[tuple[str, ...]]:
     """One row an arm: name, accuracy with interval, its tiers, P2, calls, milliseconds."""
     out: list[tuple[str, ...]] = []
-    for name in SHOWN:
-        if name not in summary.arms:
-            continue
+    for name in shown_arms(summary):
         a = summary.arms[name]
         tier = a.accuracy.per_tier
         mark = "▶ " if name == summary.decision.hybrid else "  "
@@ -48,7 +65,7 @@ def rows(summary: Summary) -> list[tuple[str, ...]]:
                 percent(tier.get("rare_finding")),
                 _p2(a),
                 number(a.cost, 2),
-                number(a.latency_ms, 1),
+                _milliseconds(a.latency_ms),
             )
         )
     return out
@@ -103,6 +120,8 @@ def control_cells(c: Control) -> tuple[str, ...]:
 
     span = "–" if c.ci_low is None else f"{share(c.ci_low)} to {share(c.ci_high)}"
     said = {"found": "look here", "not found": "fine"}.get(c.finding, c.finding)
+    if c.n and c.value is None:
+        said = "too few to assess"
     name = f"{c.name}, {c.agent}" if c.agent else c.name
     return name, str(c.n), share(c.value), span, share(c.held_against), said
 
@@ -128,34 +147,53 @@ def _by_agent(summary: Summary) -> list[str]:
     for c in summary.controls:
         if c.agent:
             by.setdefault(c.agent, {})[c.name] = c
-    if not by:
-        return []
-    width = max(map(len, by))
-    lines = [
-        f"by agent   {'':{width}}  cases  right on a blank, noise, another's image (blind at most)"
-        "  moved by the options' order"
-    ]
-    for name, found in sorted(by.items()):
-        blank = found["blank_image"]
-        shares = ", ".join(_pc(found[f"{k}_image"].value) for k in ("blank", "noise", "shuffled"))
-        order = _pc(found["option_order"].value)
-        if "option_order_alone" in found:
-            order += (
-                f" (one order shown: {_pc(found['option_order_alone'].value)}, averaged: "
-                f"{_pc(found['option_order_averaged'].value)})"
-            )
-        lines.append(
-            f"           {name:{width}}  {blank.n:5}  {shares} ({_pc(blank.held_against)})  {order}"
-        )
-    return lines
+    assessed = {a: found for a, found in sorted(by.items()) if _any_assessed(found)}
+    few = [name for name in sorted(by) if name not in assessed]
+    out = []
+    if assessed:
+        shown = any("option_order_alone" in found for found in assessed.values())
+        width = max(len("by agent"), *map(len, assessed))
+        heads = ["blank", "noise", "other", "blind", "order", *(["shown", "mean"] if shown else [])]
+        out.append(f"{'by agent':{width}}  cases" + "".join(f"  {h:>5}" for h in heads))
+        for name, found in assessed.items():
+            cells = [_share(found, k) for k in ("blank_image", "noise_image", "shuffled_image")]
+            blank = found.get("blank_image")
+            held = None if blank is None else blank.held_against
+            cells += ["–" if held is None else f"{100 * held:.1f}", _share(found, "option_order")]
+            if shown:
+                cells += [_share(found, f"option_order_{k}") for k in ("alone", "averaged")]
+            n = max(c.n for c in found.values())
+            out.append(f"{name:{width}}  {n:5}" + "".join(f"  {c:>5}" for c in cells))
+        out += [
+            "  right, %, on a blank image, noise, another image; blind: the most without an image",
+            "  order: answers, %, that move when the options are reversed"
+            + ("; shown, mean: with one order, averaged" if shown else ""),
+        ]
+    if few:
+        out.append(f"too few    to assess alone: {', '.join(few)}")
+    return out
 
 
-def print_summary(summary: Summary) -> None:
-    """Print table, novelty, verdict and notes to stdout."""
+def _any_assessed(found: dict[str, Control]) -> bool:
+    return any(c.value is not None for c in found.values())
+
+
+def _share(found: dict[str, Control], name: str) -> str:
+    c = found.get(name)
+    return "–" if c is None or c.value is None else f"{100 * c.value:.1f}"
+
+
+def print_summary(summary: Summary, console: Console | None = None) -> None:
+    """Print table, novelty, verdict and notes; the table fits 80 columns.
+
+    Args:
+        console: where to; default: stdout.  On a terminal long lines are broken between words,
+            elsewhere they stay whole for whoever searches them.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     kind = "PHANTOMS (generated pictures), " if summary.phantoms else ""
     table = Table(
         title=f"{kind}{summary.cases.n_scored} cases with a task, {summary.cases.n_novel} novel; "
@@ -165,26 +203,39 @@ def print_summary(summary: Summary) -> None:
         box=None,
         pad_edge=False,
     )
-    for name in ("arm", "accuracy", "95 %", "common", "rare", "few-shot", "P2", "calls", "ms"):
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    table.add_column(_HEADS[0], overflow="fold")
+    for name in _HEADS[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows(summary):
         bold = row[0].startswith("▶")
         table.add_row(*row, style="bold" if bold else None)
     console.print(table)
     console.print()
     for line in lines(summary):
-        console.print(line, soft_wrap=True)
+        _print(console, line)
     console.print()
-    console.print(f"VERDICT    {summary.verdict}", style="bold", soft_wrap=True)
+    _print(console, f"VERDICT    {summary.verdict}", "bold")
     for note in summary.notes[:1]:
-        console.print(f"           {note}", style="dim", soft_wrap=True)
-    console.print(
-        "few-shot: labels of common modalities with at most 16 training cases; P2: mean net "
-        "benefit when 5, 10 and 20 % are referred, best gate",
-        style="dim",
-        soft_wrap=True,
+        _print(console, " " * _INDENT + note, "dim")
+    _print(
+        console,
+        "few: labels of common modalities with at most 16 training cases (few-shot); "
+        "P2: mean net benefit when 5, 10 and 20 % are referred, best gate",
+        "dim",
     )
-    console.print(summary.research_use, style="dim", soft_wrap=True)
+    _print(console, summary.research_use, "dim")
+
+
+def _print(console: Console, line: str, style: str | None = None) -> None:
+    if console.is_terminal and len(line) > console.width:
+        line = textwrap.fill(
+            line,
+            console.width,
+            subsequent_indent=" " * _INDENT,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    console.print(line, style=style, soft_wrap=True)
 
 
 def percent(e: Estimate | None) -> str:
@@ -202,6 +253,11 @@ def span(e: Estimate) -> str:
 def number(e: Estimate, digits: int) -> str:
     """A plain number."""
     return "–" if e.value is None else f"{e.value:.{digits}f}"
+
+
+def _milliseconds(e: Estimate) -> str:
+    """To a tenth; from a hundred on, whole ones."""
+    return number(e, 1 if (e.value or 0) < 100 else 0)
 
 
 def _p2(a: ArmSummary) -> str:

@@ -12,6 +12,7 @@ from curbside.agents.contract import AgentCard, FakeAgent
 from curbside.cases import read_cases
 from curbside.evals.control_run import _blind, explained
 from curbside.evals.controls import (
+    LEAST,
     copies_of_known,
     option_order,
     order_effect,
@@ -99,6 +100,22 @@ def test_each_agent_has_its_own_row_and_only_some_are_pooled(studies):
     assert cheating.held_against == pytest.approx(level[:30].mean())
     order = option_order(asked, readers, together={"looker"})
     assert [(c.agent, c.value) for c in order] == [("", 0), ("looker", 0), ("cheat", 0)]
+
+
+def test_an_agent_is_not_judged_by_a_handful_of_cases(studies):
+    asked, labels = studies
+    cheat = Looker({s.id: label for s, label in zip(asked, labels, strict=True)})
+    cheat.card = cheat.card.model_copy(update={"name": "cheat"})
+    looker = Looker()
+    readers = [[looker, cheat] if i < LEAST - 1 else [looker] for i in range(len(asked))]
+    found = [*without_image(asked, labels, readers, 0.5), *option_order(asked, readers)]
+    alone = [c for c in found if c.agent == "cheat"]
+    assert len(alone) == 4
+    for c in alone:
+        assert (c.n, c.value, c.ci_low, c.finding) == (LEAST - 1, None, None, "not assessable")
+        assert "too few to assess" in c.about
+    assert all(c.value is not None for c in found if c.agent == "looker")
+    assert found[0].n == len(asked) + LEAST - 1  # together they are pooled all the same
 
 
 def test_several_agents_are_held_to_a_stricter_bound():
