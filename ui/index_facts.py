@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curbside.agents.fleet import read_agent_file, read_fleet_file
+from curbside.agents.fleet_spec import (
+    AgentSpec,
+    EmbeddedSpec,
+    EndpointAgentSpec,
+    FleetSpec,
+    fleet_path,
+    load_fleet_spec,
+)
 from curbside.config import Config
 from curbside.errors import CurbsideError, StorageError
 from curbside.indexes.store import MANIFEST
@@ -23,6 +31,7 @@ __all__ = [
     "IndexVersion",
     "MapPoints",
     "agent_rows",
+    "fleet_rows",
     "index_facts",
     "load_map",
     "make_map",
@@ -35,7 +44,14 @@ _POINTS = 4000
 
 @dataclass(frozen=True)
 class AgentRow:
-    """One agent of the fleet.  ``problem`` is ``""`` where its files are whole."""
+    """One agent of the fleet.
+
+    Args:
+        problem: ``""`` where its files are whole.
+        declared: what the fleet file says where nothing of it is stored here (a model behind a
+            server, in this process, a plug-in): its health is unknown until it is asked, and
+            nothing was counted of its training.
+    """
 
     name: str
     role: str
@@ -50,6 +66,62 @@ class AgentRow:
     seconds: float
     peak_mib: float
     problem: str = ""
+    declared: str = ""
+
+
+def fleet_rows(home: Path, config: Config) -> list[AgentRow]:
+    """Every agent of the fleet file that serves: the trained ones as stored, the others as told.
+
+    Raises:
+        ConfigError: the fleet file cannot be read.
+        NotBuilt, IndexCorrupt: it has trained agents and there are none, or they are damaged.
+    """
+    spec = load_fleet_spec(fleet_path(config.fleet.file, home))
+    stored = agent_rows(home / config.stores.fleet) if spec.embedded else []
+    askable = spec.askable([r.name for r in stored])
+    trained = {r.name: r for r in stored}
+    out: list[AgentRow] = []
+    taken: set[str] = set()
+    for name in askable:
+        row = trained.get(name)
+        if row is not None:
+            serves = (
+                name == spec.generalist if spec.generalist and not row.modalities else row.serves
+            )
+            row = replace(row, serves=serves)
+        else:
+            row = _declared(name, spec.agents[name], spec, taken)
+        if row.role == "specialist" and row.serves:
+            taken |= set(row.modalities)
+        out.append(row)
+    return out
+
+
+def _declared(name: str, agent: AgentSpec, spec: FleetSpec, taken: set[str]) -> AgentRow:
+    assert not isinstance(agent, EmbeddedSpec)
+    card = agent.card
+    serves = name == spec.generalist or (
+        card.role == "specialist" and not set(card.modalities) <= taken
+    )
+    what = getattr(agent, "base", "") or getattr(agent, "use", "") or getattr(agent, "folder", "")
+    declared = f"{agent.kind} · {what}"
+    if isinstance(agent, EndpointAgentSpec):
+        declared += f" at {spec.endpoints[agent.endpoint].url}"
+    return AgentRow(
+        name=name,
+        role=card.role,
+        serves=serves,
+        modalities=card.modalities,
+        tasks=len(card.tasks),
+        cost=card.cost,
+        fingerprint="",
+        limits=card.limits,
+        labels=0,
+        parameters=0,
+        seconds=0,
+        peak_mib=0,
+        declared=declared,
+    )
 
 
 def agent_rows(folder: Path) -> list[AgentRow]:

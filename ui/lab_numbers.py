@@ -12,7 +12,17 @@ from curbside.ui.runs import Replay, Run
 __all__ = ["SHOWN", "cost_points", "deferral_lines", "regret_causes", "reliability_curves"]
 
 #: Arms in the lab's curves, those that answer everything.
-SHOWN = ("S", "Gfull", "E", "H-tier", "H-competence", "H-cascade", "linear-full")
+SHOWN = (
+    "S",
+    "Gfull",
+    "E",
+    "E-consult",
+    "H-tier",
+    "H-competence",
+    "H-cascade",
+    "H-consult",
+    "linear-full",
+)
 _BINS = 8
 
 
@@ -72,7 +82,9 @@ def regret_causes(run: Run, r: Replay) -> list[tuple[str, int, bool]]:
     g = run.recording.agents.index(run.known.generalist)
     lost = f.scored & ~r.right
     any_right = matrix.correct.any(axis=1)
+    several = (r.weights > 0).sum(axis=1) > 1
     specialist = (r.reader >= 0) & (r.reader != g)
+    lost_alone = lost & any_right & r.answered & (f.predicted == f.modality) & ~several
     wrong_modality = f.predicted != f.modality
     novel = f.novel & r.answered
     masks = (
@@ -80,12 +92,17 @@ def regret_causes(run: Run, r: Replay) -> list[tuple[str, int, bool]]:
         ("modality taken wrongly", lost & any_right & r.answered & wrong_modality, True),
         (
             "sent to the generalist, another was right",
-            lost & any_right & r.answered & ~wrong_modality & ~specialist,
+            lost_alone & ~specialist,
             True,
         ),
         (
             "sent to the specialist, another was right",
-            lost & any_right & r.answered & ~wrong_modality & specialist,
+            lost_alone & specialist,
+            True,
+        ),
+        (
+            "averaged, and one alone was right",
+            lost & any_right & r.answered & ~wrong_modality & several,
             True,
         ),
         ("novel, answered", novel, True),

@@ -8,15 +8,18 @@ by the very ``next()`` that serves.  No model is called and no image is opened h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curbside.config import (
+    AnyPolicy,
+    AveragePolicy,
     CascadePolicy,
     CompetencePolicy,
+    ConsultPolicy,
     PolicyConfig,
     TierPolicy,
 )
@@ -34,6 +37,8 @@ from curbside.router.policies import make_policy
 from curbside.router.policy import codes
 
 __all__ = [
+    "EFFECTS",
+    "POLICIES",
     "Move",
     "Replay",
     "Run",
@@ -74,6 +79,13 @@ class Run:
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @property
+    def colleagues(self) -> tuple[str, ...]:
+        """Agents that the policy ``consult`` may ask beside the specialist."""
+        if self.recording is None or self.known is None:
+            return ()
+        return tuple(a for a in self.recording.agents if a not in self.known.serving)
+
+    @property
     def frame(self) -> Frame:
         """The asked cases of a run that can be replayed."""
         assert self.outcomes is not None
@@ -98,13 +110,30 @@ def load_run(folder: Path) -> Run:
     if not len(frame) == len(matrix) == len(known.assessments):
         return Run(folder, summary, why_not="the files of this run are of different evaluations")
     weights = case_weights(frame, np.ones((1, frame.n_groups), np.float32))[0]
-    recording = Recording.of(matrix, known.assessments, known.serving)
+    # colleagues are columns too: a policy may ask them
+    others = [a for a in matrix.agents if _is_colleague(summary, a)]
+    agents = tuple(dict.fromkeys([*known.serving, *others]))
+    recording = Recording.of(matrix, known.assessments, agents)
     return Run(folder, summary, outcomes, known, recording, "", weights)
+
+
+def _is_colleague(summary: Summary, agent: str) -> bool:
+    return agent in summary.arms and summary.arms[agent].kind == "colleague"
+
+
+#: Every policy that ships, by kind; all of them can be replayed.
+POLICIES: Mapping[str, type[AnyPolicy]] = {
+    "tier": TierPolicy,
+    "competence": CompetencePolicy,
+    "cascade": CascadePolicy,
+    "average": AveragePolicy,
+    "consult": ConsultPolicy,
+}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the lab's sliders say."""
+    """What the lab's sliders say; a policy takes what it has of it."""
 
     kind: str = "tier"
     alpha: float = 0.05
@@ -112,28 +141,29 @@ class Setting:
     cost_weight: float = 0.0
     minimum_support: int = 100
     escalate_below: float = 0.7
+    weight: float = 0.5
+    colleagues: tuple[str, ...] = ("specialist",)
+    hold_unproven: bool = True
+    person_accuracy: float = 1.0
+    person_cost: float = 1.0
 
     @classmethod
     def of(cls, config: PolicyConfig) -> Setting:
         """The setting that a configured policy is."""
-        names = ("alpha", "floor", "cost_weight", "minimum_support", "escalate_below")
-        given = {n: getattr(config, n) for n in names if hasattr(config, n)}
-        return cls(kind=config.kind, **given)
+        names = {f.name for f in fields(cls)}
+        return cls(**{n: v for n, v in config if n in names})
+
+    @classmethod
+    def has(cls, kind: str, name: str) -> bool:
+        """Whether a kind of policy knows a setting."""
+        return name in POLICIES[kind].model_fields
 
     def config(self) -> PolicyConfig:
         """The policy that the setting is."""
-        if self.kind == "competence":
-            return CompetencePolicy(
-                alpha=self.alpha, floor=self.floor, cost_weight=self.cost_weight
-            )
-        if self.kind == "cascade":
-            return CascadePolicy(
-                alpha=self.alpha,
-                floor=self.floor,
-                minimum_support=self.minimum_support,
-                escalate_below=self.escalate_below,
-            )
-        return TierPolicy(alpha=self.alpha, floor=self.floor, minimum_support=self.minimum_support)
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return POLICIES[self.kind].model_validate(
+            {n: v for n, v in given.items() if self.has(self.kind, n)}
+        )
 
 
 @dataclass(frozen=True)
@@ -142,17 +172,23 @@ class Replay:
 
     Args:
         answered, right, held_novel: bool (n,).
-        reader: agent column whose reading is the answer (or provisional), -1 where none.
+        weights: float32 (n, a), of the readings that the answer (or the provisional one) is the
+            mean of; all 0 where there is none.
         calls: float32 (n,), agents asked; cost: float32 (n,), in the fleet's unit.
         reason: code for each case.
     """
 
     answered: NDArray[np.bool_]
     right: NDArray[np.bool_]
-    reader: NDArray[np.intp]
+    weights: NDArray[np.float32]
     calls: NDArray[np.float32]
     cost: NDArray[np.float32]
     reason: tuple[str, ...]
+
+    @property
+    def reader(self) -> NDArray[np.intp]:
+        """Agent column that weighs most, -1 where none reads."""
+        return np.where(self.weights.any(axis=1), self.weights.argmax(axis=1), -1)
 
 
 def replay(run: Run, setting: Setting) -> Replay:
@@ -168,11 +204,10 @@ def replay(run: Run, setting: Setting) -> Replay:
     )
     d = recording.decide(policy)
     right = right_of(recording.matrix, d.weights) > 0.5
-    has = d.weights.any(axis=1)
     return Replay(
         answered=d.answered,
         right=right & d.answered,
-        reader=np.where(has, d.weights.argmax(axis=1), -1),
+        weights=d.weights,
         calls=d.asked.sum(axis=1).astype(np.float32),
         cost=np.asarray((d.asked * price).sum(axis=1), np.float32),
         reason=tuple(codes(policy)[i] for i in d.reason.tolist()),
@@ -240,7 +275,7 @@ EFFECTS: Mapping[str, str] = {
     "error held": "answered wrongly before, held for a person now",
     "novel held": "novel, answered before, held for a person now",
     "newly right": "answered rightly now, and was not before",
-    "other reader": "another agent reads it, with the same result",
+    "other reader": "other agents read it, with the same result",
 }
 
 
@@ -250,7 +285,7 @@ def moves(run: Run, before: Replay, after: Replay) -> list[Move]:
     f, agents = run.frame, run.recording.agents
     changed = (
         (before.answered != after.answered)
-        | (before.reader != after.reader)
+        | (before.weights != after.weights).any(axis=1)
         | (before.right != after.right)
     )
     out = [
@@ -289,7 +324,7 @@ def missed(run: Run, r: Replay) -> list[Move]:
 
 
 def _ended(r: Replay, agents: tuple[str, ...], i: int) -> str:
-    who = agents[int(r.reader[i])] if r.reader[i] >= 0 else "nobody"
+    who = " + ".join(agents[j] for j in np.flatnonzero(r.weights[i]).tolist()) or "nobody"
     return who if r.answered[i] else f"held: {r.reason[i].replace('_', ' ')}"
 
 

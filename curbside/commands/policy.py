@@ -65,10 +65,18 @@ def policy_fit(
         mark = "▶" if name == policy.kind else " "
         typer.echo(f"{mark} {name:<12} {100 * value:.1f} %  cross-fitted")
     settings = policy.model_dump(exclude={"kind"})
-    typer.echo("  " + ", ".join(f"{k} {v:g}" for k, v in settings.items()))
+    typer.echo("  " + ", ".join(f"{k} {_value(v)}" for k, v in settings.items()))
     typer.echo(f"  floor: {provenance.floor_from}")
     typer.echo(f"written   {out}")
     typer.echo(f"next      curbside eval run --cases MANIFEST --out DIR --policy {out}")
+
+
+def _value(v: float | bool | tuple[str, ...]) -> str:
+    if isinstance(v, bool):
+        return "yes" if v else "no"
+    if isinstance(v, tuple):
+        return " + ".join(v)
+    return str(v) if isinstance(v, int) else f"{v:g}"
 
 
 def policy_risk(

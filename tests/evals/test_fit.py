@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from curbside.config import (
     AveragePolicy,
     CascadePolicy,
+    ConsultPolicy,
     PolicyProvenance,
     TierPolicy,
     load_policy,
@@ -159,6 +160,29 @@ def test_a_floor_that_cannot_be_had_is_said(plant):
         certify_floor(TierPolicy(alpha=0), seen(world), seen(world, "calibration"), 0.01)
     with pytest.raises(UserError, match="role 'calibration'"):
         certify_floor(TierPolicy(alpha=0), seen(world), seen(world), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (ConsultPolicy(colleagues=("specialist", "lite2")), "colleagues specialist + lite2"),
+        (TierPolicy(minimum_support=1_000_000), "hold_unproven yes, minimum_support 1000000"),
+    ],
+)
+def test_every_kind_of_policy_can_be_printed(tmp_path, monkeypatch, curbside_home, policy, said):
+    from curbside.cli import app
+    from curbside.config import Config, save_config
+    from curbside.evals import policy_session
+
+    save_config(Config(), curbside_home / "curbside.yaml")
+    monkeypatch.setattr(policy_session, "fit_built", lambda w, **given: (policy, PROVENANCE))
+    out = tmp_path / "fitted.yaml"
+    result = CliRunner().invoke(app, ["policy", "fit", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert said in result.output
+    assert load_policy(out) == policy
+    refused = CliRunner().invoke(app, ["policy", "fit", "--out", str(out), "--role", "test"])
+    assert refused.exit_code != 0 and isinstance(refused.exception, UserError)
 
 
 PROVENANCE = PolicyProvenance(

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from tests_ui_words import words
 
-from curbside.config import CascadePolicy, CompetencePolicy, Config, TierPolicy, save_config
+from curbside.config import (
+    AnyPolicy,
+    AveragePolicy,
+    CascadePolicy,
+    CompetencePolicy,
+    Config,
+    ConsultPolicy,
+    TierPolicy,
+    save_config,
+)
 from curbside.evals.assessment_file import ASSESSMENTS_FILE, Known, save_assessments
 from curbside.evals.evaluation import evaluate
 from curbside.evals.outcome_file import OUTCOMES_FILE, save_outcomes
@@ -19,6 +30,7 @@ from curbside.response_file import save_responses
 from curbside.ui import lab_numbers
 from curbside.ui.runs import (
     EFFECTS,
+    POLICIES,
     Setting,
     find_runs,
     load_run,
@@ -98,8 +110,50 @@ def test_a_setting_is_a_policy_and_back():
         TierPolicy(alpha=0.1, floor=0.2, minimum_support=7),
         CompetencePolicy(alpha=0.1, cost_weight=0.3),
         CascadePolicy(escalate_below=0.4),
+        AveragePolicy(weight=0.3, minimum_support=9, hold_unproven=False),
+        ConsultPolicy(colleagues=("specialist", "lite2"), escalate_below=0.9),
+        CompetencePolicy(person_accuracy=0.9, person_cost=0.3),
     ):
         assert Setting.of(config).config() == config
+
+
+def test_every_policy_that_ships_is_offered_and_replays(run):
+    assert set(POLICIES) == {p.model_fields["kind"].default for p in get_args(AnyPolicy)}
+    for kind in POLICIES:
+        t = tally(run, replay(run, Setting(kind=kind, minimum_support=1)))
+        assert 0 < t.answered <= 1, kind
+
+
+def test_averages_name_all_their_readers(run):
+    mean = replay(run, Setting(kind="average", alpha=0.0, minimum_support=1, hold_unproven=False))
+    assert mean.calls[run.frame.scored].max() == 2
+    moved = moves(run, replay(run, Setting(alpha=0.0, minimum_support=1)), mean)
+    assert any(" + " in m.after for m in moved)
+    causes = {c: n for c, n, _ in lab_numbers.regret_causes(run, mean)}
+    assert causes["averaged, and one alone was right"] > 0
+    known = run.frame.scored
+    assert (
+        sum(n for c, n in causes.items() if c != "novel, answered") == (known & ~mean.right).sum()
+    )
+
+
+def test_colleagues_of_a_run_can_be_consulted(folder, tmp_path):
+    """A run whose fleet had a second reader: the column is there, and consult may ask it."""
+    shutil.copytree(folder / "one", tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    s = json.loads(path.read_text())
+    s["arms"]["generalist-16"] = s["arms"]["Gfull"] | {"kind": "colleague"}
+    path.write_text(json.dumps(s))
+    run = load_run(tmp_path / "run")
+    assert run.colleagues == ("generalist-16",)
+    always = Setting(
+        kind="consult", alpha=0.0, minimum_support=0, escalate_below=1.0,
+        colleagues=("generalist-16",),
+    )  # fmt: skip
+    r = replay(run, always)
+    column = run.recording.agents.index("generalist-16")
+    assert (r.weights[:, column] > 0).mean() > 0.9
+    assert load_run(folder / "one").colleagues == ()
 
 
 def test_the_same_setting_moves_nothing(run):
@@ -177,8 +231,6 @@ def test_a_run_without_its_readings_says_the_next_command(folder, tmp_path):
 
 
 def test_files_of_two_evaluations_are_not_mixed(folder, tmp_path):
-    import shutil
-
     shutil.copytree(folder / "one", tmp_path / "mixed")
     run = load_run(folder / "one")
     part = run.recording.matrix.take(np.arange(5))
@@ -191,8 +243,6 @@ def test_files_of_two_evaluations_are_not_mixed(folder, tmp_path):
 
 @pytest.fixture
 def lab_home(curbside_home, folder):
-    import shutil
-
     shutil.copytree(folder, curbside_home, dirs_exist_ok=True)
     save_config(Config(policy=TierPolicy(minimum_support=1)), curbside_home / "curbside.yaml")
     return curbside_home
@@ -209,6 +259,15 @@ def test_sliders_replay_at_once_and_list_what_moves(opened, lab_home):
     assert app.slider(key="lab_cost")
     app.button_group(key="lab_kind").set_value("cascade").run()
     assert app.slider(key="lab_second")
+    app.button_group(key="lab_kind").set_value("average").run()
+    app.slider(key="lab_weight").set_value(0.9).run()
+    assert "lab_second" not in {w.key for w in app.slider}
+    app.button_group(key="lab_kind").set_value("consult").run()
+    (asked,) = [m for m in app.multiselect if m.key == "lab_colleagues"]
+    assert asked.options == ["specialist"] and asked.value == ["specialist"]
+    asked.set_value([]).run()
+    assert any("the specialist is asked" in c.value for c in app.caption)
+    assert not app.exception
 
 
 def test_the_run_as_it_stands(opened, lab_home):

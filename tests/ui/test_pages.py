@@ -8,6 +8,7 @@ from tests_ui_words import words
 
 from curbside import RESEARCH_USE
 from curbside.agents.contract import FakeAgent
+from curbside.agents.fleet_spec import fleet_path, load_fleet_spec
 from curbside.config import load_config, save_config
 from curbside.readings import Explanation, Status
 from curbside.router.ledger import case_key
@@ -315,6 +316,34 @@ def test_damaged_agents_are_named(opened, home, jobs):
     said = words(opened("fleet"))
     assert "3 of 3 agents cannot be used" in said
     assert "pooled calibration" in said or "calibrated on" in said
+
+
+def test_remote_agents_are_listed_and_unknown_until_they_are_asked(opened, home, jobs):
+    path = home / "curbside.yaml"
+    config = load_config(path)
+    fleet = config.fleet.model_copy(update={"file": "vllm-one-gpu"})
+    save_config(config.model_copy(update={"fleet": fleet}), path)
+    spec = load_fleet_spec(fleet_path("vllm-one-gpu"))
+    names = spec.askable(())
+    app = opened("fleet")
+    said = words(app)
+    for name in names:
+        assert name in said
+    assert said.count("unknown") >= len(names) and "✓ answers" not in said
+    assert "cannot be used" not in said  # the trained agents are none of this fleet
+    (button,) = [b for b in app.button if b.label == "Ask every agent something"]
+    button.click().run()
+    job = next(f"job-{i}" for i, (k, _) in enumerate(jobs.handed, 1) if k == "check")
+    told = [
+        (names[0], "reachable", True),
+        (names[0], "reads", True),
+        (names[1], "reachable", False),
+    ]
+    found = [{"agent": a, "check": c, "ok": ok, "said": "", "mend": ""} for a, c, ok in told]
+    jobs.end(job, state="done", result={"findings": found})
+    said = words(app.run())
+    assert "✓ answers" in said and said.count("✕ does not answer") == said.count("✓ answers")
+    assert "unknown" in said  # those that were not asked stay so
 
 
 def test_agents_are_asked_by_the_worker_and_what_mends_them_is_said(opened, home, jobs):

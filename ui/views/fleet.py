@@ -7,6 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from curbside.config import load_config
 from curbside.errors import CurbsideError
 from curbside.ui import plots
 from curbside.ui.components import error_state, state, table, tag, text
@@ -14,7 +15,7 @@ from curbside.ui.index_facts import (
     AgentRow,
     IndexFacts,
     MapPoints,
-    agent_rows,
+    fleet_rows,
     index_facts,
     load_map,
     served_index,
@@ -27,8 +28,8 @@ __all__ = ["page"]
 
 
 @st.cache_data(show_spinner=False, ttl=300)
-def _agents(folder: str, changed: float) -> list[AgentRow]:
-    return agent_rows(Path(folder))
+def _agents(home: str, changed: tuple[float, ...]) -> list[AgentRow]:
+    return fleet_rows(Path(home), load_config(Path(home) / "curbside.yaml"))
 
 
 def page() -> None:
@@ -38,10 +39,17 @@ def page() -> None:
     stores = config().stores
     agents, index, chart = st.tabs(["Agents", "Index", "Map"])
     with agents:
-        folder = home / stores.fleet
-        with st.skeleton(height=240):
-            rows = _agents(str(folder), _changed(folder / "fleet.json"))
-        _agents_table(rows)
+        seen = (
+            home / stores.fleet / "fleet.json",
+            home / "curbside.yaml",
+            home / config().fleet.file,
+        )
+        try:
+            with st.skeleton(height=240):
+                rows = _agents(str(home), tuple(map(_changed, seen)))
+            _agents_table(rows, _answered())
+        except CurbsideError as e:
+            st.html(error_state(e.message, "", e.hint))
         _cards()
         _check()
     try:
@@ -61,7 +69,30 @@ def _changed(path: Path) -> float:
     return path.stat().st_mtime if path.is_file() else 0.0
 
 
-def _agents_table(rows: Sequence[AgentRow]) -> None:
+def _answered() -> dict[str, bool]:
+    """Agent → whether every check of it worked when the worker last asked."""
+    job = next(iter(worker().jobs("check")), None)
+    out: dict[str, bool] = {}
+    for f in job.result["findings"] if job is not None and job.state == "done" else ():
+        if f["ok"] is not None:
+            out[f["agent"]] = out.get(f["agent"], True) and f["ok"]
+    return out
+
+
+def _health(row: AgentRow, answered: dict[str, bool]) -> str:
+    """Files are looked at here; whether an agent answers is known only once it was asked."""
+    if row.problem:
+        return '<span class="cb-mark cb-unsafe">✕ damaged</span>'
+    if answered.get(row.name) is False:
+        return '<span class="cb-mark cb-unsafe">✕ does not answer</span>'
+    if not row.declared:
+        return '<span title="its files are whole">✓</span>'
+    if row.name in answered:
+        return '<span title="it answered when it was last asked">✓ answers</span>'
+    return '<span class="cb-quiet" title="nothing of it is stored here: ask it">unknown</span>'
+
+
+def _agents_table(rows: Sequence[AgentRow], answered: dict[str, bool]) -> None:
     bad = [r for r in rows if r.problem]
     if bad:
         st.html(
@@ -74,26 +105,32 @@ def _agents_table(rows: Sequence[AgentRow]) -> None:
     head = ("", "agent", "role", "reads", "tasks", "cost", "labels", "trainable", "build", "peak")
     body = [
         [
-            '<span title="its files are whole">✓</span>'
-            if not r.problem
-            else '<span class="cb-mark cb-unsafe">✕ damaged</span>',
+            _health(r, answered),
             f'<b style="font-weight:600">{text(r.name)}</b> '
             + (tag("serves") if r.serves else "")
-            + f'<br><span class="cb-quiet cb-small cb-id">{text(r.fingerprint[:12])}</span>',
+            + f'<br><span class="cb-quiet cb-small cb-id">{text(r.declared or r.fingerprint[:12])}'
+            "</span>",
             text(r.role),
             text(", ".join(r.modalities) or "any"),
-            str(r.tasks),
+            str(r.tasks) if r.tasks or not r.declared else "any",
             f"{r.cost:g}",
-            f"{r.labels:,}",
-            f"{r.parameters:,}",
-            f"{r.seconds:.0f} s",
-            f"{r.peak_mib:,.0f} MiB",
+            *(
+                ("–",) * 4
+                if r.declared
+                else (
+                    f"{r.labels:,}",
+                    f"{r.parameters:,}",
+                    f"{r.seconds:.0f} s",
+                    f"{r.peak_mib:,.0f} MiB",
+                )
+            ),
         ]
         for r in sorted(rows, key=lambda r: not r.serves)
     ]
     st.html(table(head, body, numbers=range(4, 10)))
     st.caption(
-        "✓: every file matches its checksum. Cost is in the fleet's unit a study; labels, "
+        "✓: every file matches its checksum; unknown: an agent that is not stored here and was not "
+        "asked yet. Cost is in the fleet's unit a study; labels, "
         "trainable parameters, seconds and peak memory are those of its training."
     )
     limits = sorted({r.limits for r in rows if r.limits})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -18,6 +20,7 @@ from curbside.ui import lab_numbers, plots
 from curbside.ui.components import error_state, state, table, text
 from curbside.ui.runs import (
     EFFECTS,
+    POLICIES,
     Move,
     Run,
     Setting,
@@ -33,7 +36,6 @@ from curbside.ui.session import colours, frame, where
 
 __all__ = ["page"]
 
-_KINDS = {"tier": "Tier", "competence": "Competence", "cascade": "Cascade"}
 _HEAD = ("", "arm", "accuracy", "95 %", "common", "rare", "few-shot", "P2", "calls", "ms")
 _SHOWN = 300
 
@@ -135,9 +137,9 @@ def _sliders(run: Run) -> None:
         st.markdown("##### Setting")
         kind = st.segmented_control(
             "Policy",
-            list(_KINDS),
+            list(POLICIES),
             default=base.kind,
-            format_func=_KINDS.__getitem__,
+            format_func=str.capitalize,
             key="lab_kind",
             required=True,
             width="stretch",
@@ -155,33 +157,9 @@ def _sliders(run: Run) -> None:
         floor = st.slider(
             "Floor: below it a person reads", 0.0, 1.0, base.floor, 0.01, key="lab_floor"
         )
-        cost = base.cost_weight
-        if kind == "competence":
-            cost = st.slider(
-                "Cost weight: P(correct) given up per unit of cost",
-                0.0,
-                0.5,
-                base.cost_weight,
-                0.005,
-                format="%.3f",
-                key="lab_cost",
-            )
-        support, escalate = base.minimum_support, base.escalate_below
-        if kind != "competence":
-            support = st.slider(
-                "Minimum support of a specialist",
-                0,
-                400,
-                base.minimum_support,
-                1,
-                key="lab_support",
-            )
-        if kind == "cascade":
-            escalate = st.slider(
-                "Ask a second reader below", 0.0, 1.0, base.escalate_below, 0.01, key="lab_second"
-            )
+        changed = {"alpha": alpha, "floor": floor} | _own_sliders(run, base, str(kind))
         st.caption("Compared with the policy as served. Nothing here changes what serves.")
-    wanted = Setting(str(kind), alpha, floor, cost, support, escalate)
+    wanted = replace(base, kind=str(kind), **changed)
     before, after = replay(run, base), replay(run, wanted)
     with right:
         _tallies(tally(run, before), tally(run, after))
@@ -195,6 +173,57 @@ def _sliders(run: Run) -> None:
                 "The truth is the manifest's label."
             )
             _cases(wrong, ("case", "modality", "tier", "truth", "after", "effect"))
+
+
+def _own_sliders(run: Run, base: Setting, kind: str) -> dict[str, Any]:
+    """Widgets for what this kind of policy knows beyond α and floor."""
+    out: dict[str, Any] = {}
+    if Setting.has(kind, "cost_weight"):
+        out["cost_weight"] = st.slider(
+            "Cost weight: P(correct) given up per unit of cost",
+            0.0,
+            0.5,
+            base.cost_weight,
+            0.005,
+            format="%.3f",
+            key="lab_cost",
+        )
+    if Setting.has(kind, "minimum_support"):
+        out["minimum_support"] = st.slider(
+            "Minimum support: below it the generalist reads",
+            0,
+            max(400, base.minimum_support),
+            base.minimum_support,
+            1,
+            key="lab_support",
+        )
+    if Setting.has(kind, "escalate_below"):
+        out["escalate_below"] = st.slider(
+            "Ask another reader below this confidence",
+            0.0,
+            1.0,
+            base.escalate_below,
+            0.01,
+            key="lab_second",
+        )
+    if Setting.has(kind, "weight"):
+        out["weight"] = st.slider(
+            "Weight of the specialist in the mean", 0.01, 0.99, base.weight, 0.01, key="lab_weight"
+        )
+    if Setting.has(kind, "colleagues"):
+        offered = ["specialist", *run.colleagues]
+        known = [c for c in base.colleagues if c in offered]
+        asked = st.multiselect(
+            "Colleagues that are asked",
+            offered,
+            default=known if base.kind == kind and known else offered[-1:],
+            key="lab_colleagues",
+            help="“specialist” is the one of the recognised modality, where there is one.",
+        )
+        if not asked:
+            st.caption("Nobody was chosen: the specialist is asked.")
+        out["colleagues"] = tuple(asked) or ("specialist",)
+    return out
 
 
 def _tallies(was: Tally, now: Tally) -> None:
@@ -324,7 +353,7 @@ def _regret(run: Run) -> None:
         key="regret",
     )
     st.caption(
-        "Solid: another choice among the serving agents would have been right, or a novel case "
+        "Solid: another choice among the fleet's readers would have been right, or a novel case "
         "was let through. Hatched: no agent was right, which no router can mend."
     )
 
