@@ -27,7 +27,7 @@ from curbside.indexes.assess import Assessor
 from curbside.indexes.drift import MINIMUM, Sample, drift
 from curbside.indexes.features import Features, FeatureSource
 from curbside.indexes.leaks import near_duplicates
-from curbside.indexes.views import PerturbedEncoder
+from curbside.indexes.views import PerturbedEncoder, Views
 
 if TYPE_CHECKING:
     from curbside.cases import Cases
@@ -74,6 +74,7 @@ def drift_trial(
     source: FeatureSource,
     config: Config,
     *,
+    views: Views | None = None,
     column: str = "dataset",
     window: int = 60,
     windows: int = 20,
@@ -85,6 +86,7 @@ def drift_trial(
 
     Args:
         cases: of all roles, with the source of each in an attribute column.
+        views: perturbed copies of some of them, as the served index is fitted with.
         window, windows: cases of a window (fewer where there are not so many), and windows.
 
     Raises:
@@ -95,7 +97,7 @@ def drift_trial(
     rng = np.random.default_rng(seed)
     rows: list[TrialRow] = []
     for modality, second in _second_sources(cases, origin):
-        part = _Part(cases, features, origin, config, modality, second)
+        part = _Part(cases, features, origin, config, views, modality, second)
         if min(len(part.own), part.calibrated) < MINIMUM:
             continue
         for share in SHARES:
@@ -125,6 +127,7 @@ class _Part:
         features: Features,
         origin: NDArray[np.str_],
         config: Config,
+        views: Views | None,
         modality: str,
         second: str,
     ) -> None:
@@ -132,7 +135,8 @@ class _Part:
         foreign = (cases.modalities == modality) & (origin == second) & features.usable
         rest = np.flatnonzero(~foreign)
         known = cases.take(rest)
-        self.assessor = Assessor.fit(known, features.take(rest), config)
+        kept = None if views is None else views.among(rest)
+        self.assessor = Assessor.fit(known, features.take(rest), config, kept)
         train = np.flatnonzero((cases.roles == "train") & ~foreign & features.usable)
         held = np.flatnonzero((cases.roles == "calibration") & ~foreign & features.usable)
         held = held[~near_duplicates(features.pooled[train], features.pooled[held])]

@@ -235,16 +235,18 @@ def drift_trial(
             f"{row.drifted:9.0%}{row.flagged:9.1%}{row.promise:9.0%}"
         )
 
-    workspace = _workspace(config)
+    workspace, manifest = _workspace(config), read_cases(cases)
+    views = workspace.views(manifest, workspace.features(manifest))
     if not as_json:
         names = ("cases", "windows", "drift", "p ≤ 5 %", "promise")
         widths = (6, 9, 9, 9, 9)
         head = "".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))
         typer.echo(f"{'modality':16}{'change':34}{head}")
     run(
-        read_cases(cases),
+        manifest,
         workspace.source,
         workspace.config,
+        views=views,
         column=column,
         window=size,
         windows=windows,

@@ -163,11 +163,12 @@ def familiarity(
     cases: Annotated[Path, typer.Option(help="Manifest; rows of role test, or without a role.")],
     role: Annotated[str, typer.Option(help="Role whose cases are taken.")] = "test",
     out: Annotated[
-        Path | None, typer.Option(help="Also write the tables as Markdown: FOLDER.")
+        Path | None, typer.Option(help="Also write the tables as Markdown and a plot: FOLDER.")
     ] = None,
     config: _Config = None,
 ) -> None:
     """Novelty found by modality, and familiar cases flagged, against what chance allows."""
+    from curbside.evals.band_plot import write_page
     from curbside.evals.familiarity import familiarity_markdown
     from curbside.storage import write_text
 
@@ -182,6 +183,9 @@ def familiarity(
     if out is not None:
         write_text(out / "familiarity.md", text)
         typer.echo(f"written    {out / 'familiarity.md'}")
+        if seen.bands:
+            write_page(seen.bands, out / "familiarity.html")
+            typer.echo(f"           {out / 'familiarity.html'}")
 
 
 def targets(

@@ -11,9 +11,11 @@ from PIL import Image
 from curbside.cases import Cases, read_cases
 from curbside.config import Config, IndexConfig, ProjectionConfig
 from curbside.errors import UserError
+from curbside.indexes.assess import Assessor
 from curbside.indexes.drift_trial import PERTURBATIONS, drift_trial
 from curbside.indexes.encoder import FakeEncoder
-from curbside.indexes.features import FeatureSource
+from curbside.indexes.features import Features, FeatureSource
+from curbside.indexes.views import Views
 
 SIZES = {"train": 40, "tune": 12, "calibration": 40, "test": 20}
 
@@ -63,6 +65,26 @@ def test_half_of_another_source_is_seen_and_none_of_it_is_not(cases: Cases) -> N
     assert by["50% b"].flagged > by["0% b"].flagged
     assert {r.modality for r in rows} == {"xray"}
     assert json.loads(json.dumps(rows[0].to_json()))["cases"] == 30
+
+
+def test_the_index_on_trial_is_fitted_with_copies_of_the_cases_it_has(
+    cases: Cases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FeatureSource(FakeEncoder(dimensions=24))
+    pooled = source.of(cases.studies()).pooled
+    given: list[Views] = []
+    fit = Assessor.fit
+
+    def spied(known: Cases, features: Features, config: Config, views: Views) -> Assessor:
+        given.append(views)
+        assert np.array_equal(features.pooled[views.rows], views.pooled)
+        return fit(known, features, config, views)
+
+    monkeypatch.setattr(Assessor, "fit", spied)
+    views = Views(np.arange(len(cases)), pooled)
+    drift_trial(cases, source, CONFIG, views=views, windows=1, perturb=False)
+    left_out = sum(c.attributes["dataset"] == "b" for c in cases)
+    assert [len(v.rows) for v in given] == [len(cases) - left_out]
 
 
 def test_a_manifest_without_sources_is_the_user_s_to_mend(cases: Cases) -> None:

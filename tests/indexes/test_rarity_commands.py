@@ -96,6 +96,7 @@ def test_familiarity_prints_both_tables(manifest: Path, tmp_path: Path) -> None:
     text = (out / "familiarity.md").read_text()
     for stratum in ("alpha", "beta", "gamma"):
         assert text.count(f"| {stratum} |") == 3
+    assert "Familiar cases called novel" in (out / "familiarity.html").read_text()
 
 
 def test_a_role_that_is_none(manifest: Path) -> None:
