@@ -57,7 +57,9 @@ def _conclusions(d: Details) -> Table:
                 c.conclusion,
                 {True: "yes", False: "no", None: "–"}[c.non_inferior],
                 _points(c.minimum_detectable),
-                _number(c.mcnemar_p, 3),
+                "<0.001"
+                if c.mcnemar_p is not None and c.mcnemar_p < 0.001
+                else _number(c.mcnemar_p, 3),
             )
             for c in d.conclusions
         ),

@@ -16,6 +16,8 @@ from curbside.evals.detail_tables import detail_tables
 from curbside.evals.schema import Summary
 from curbside.evals.shown import Shown
 from curbside.evals.table import (
+    AGENT_CONTROLS_ARE,
+    agent_controls,
     control_cells,
     lines,
     number,
@@ -43,6 +45,7 @@ COLOURS = {
 #: Lines and bars of single arms, told apart without colour vision (Okabe & Ito 2008).
 _ARMS = {"S": "#0072b2", "G16": "#56b4e9", "Gfull": "#e69f00", "E": "#7f6aa8"}
 _HYBRID = "#c4572e"
+_INK = "#76808b"
 #: tier → (bin edges, share of its cases in each bin)
 Histogram = dict[str, tuple[list[float], list[float]]]
 
@@ -94,7 +97,10 @@ def render_report(
     return environment.get_template("report.html").render(
         s=summary,
         rows=rows(summary),
-        lines=lines(summary),
+        lines=lines(summary, agents=False),
+        beside=[c.id for c in summary.contrasts if c.p_holm is None],
+        agents=agent_controls(summary),
+        agents_are=AGENT_CONTROLS_ARE,
         plots=plots,
         tables=detail_tables(summary),
         plotly=Markup(get_plotlyjs()),
@@ -152,7 +158,8 @@ def _plots(summary: Summary, histogram: Histogram | None) -> list[tuple[str, str
         (
             "Reliability",
             "How often an answer of some confidence is right; on the line it is as often as it "
-            "says. One dot a bin of cases, one trace a modality; the hybrid put forward.",
+            "says. One dot a bin of cases, larger with more of them, one sign a modality; the "
+            "interval is told at a dot. The hybrid put forward.",
             _reliability(summary),
         ),
     ]
@@ -183,11 +190,16 @@ def _figure(traces: Sequence[Any], height: int, **layout: Any) -> Any:
         height=height,
         margin={"l": 10, "r": 10, "t": 34, "b": 40},
         template="plotly_white",
-        font={"family": "system-ui, sans-serif", "size": 13},
+        # readable on a light page and on a dark one
+        font={"family": "system-ui, sans-serif", "size": 13, "color": _INK},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
         legend={"orientation": "h", "y": -0.18},
         **layout,
     )
-    figure.update_yaxes(automargin=True)
+    grid = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.4)"}
+    figure.update_xaxes(**grid)
+    figure.update_yaxes(automargin=True, **grid)
     return figure
 
 
@@ -213,8 +225,10 @@ def _forest(s: Summary) -> Any:
         hovertemplate="%{y}: %{x:.3f}<br>p (Holm) %{customdata[0]:.3f}<br>"
         "minimum detectable %{customdata[1]:.3f}<br>%{customdata[2]}<extra></extra>",
     )
-    figure = _figure([trace], 90 + 34 * len(found), xaxis_title="difference")
-    figure.add_vline(x=0, line_color="#444", line_width=1)
+    figure = _figure(
+        [trace], 90 + 34 * len(found), xaxis_title="difference (P1: accuracy, P2: net benefit)"
+    )
+    figure.add_vline(x=0, line_color=_INK, line_width=1)
     return figure
 
 
@@ -237,7 +251,7 @@ def _accuracy(s: Summary) -> Any:
             "symmetric": False,
             "array": [100 * ((v.ci_high or 0) - (v.value or 0)) for v in value],
             "arrayminus": [100 * ((v.value or 0) - (v.ci_low or 0)) for v in value],
-            "color": "#444",
+            "color": _INK,
         },
         hovertext=[s.arms[a].about for a in names],
     )
@@ -315,7 +329,7 @@ def _frontier(s: Summary) -> Any:
             y=[100 * (p[1] or 0) for p in f.zero],
             name="zero router",
             mode="lines",
-            line={"color": "#444", "dash": "dot"},
+            line={"color": _INK, "dash": "dot"},
         ),
         *(
             go.Scatter(
@@ -330,7 +344,8 @@ def _frontier(s: Summary) -> Any:
         go.Scatter(
             x=[p[1] for p in shown],
             y=[100 * (p[2] or 0) for p in shown],
-            text=[p[0] for p in shown],
+            text=_apart(s, shown),
+            hovertext=[p[0] for p in shown],
             name="arms",
             mode="markers+text",
             textposition="top center",
@@ -338,6 +353,23 @@ def _frontier(s: Summary) -> Any:
         ),
     ]
     return _figure(traces, 440, xaxis_title="calls a case", yaxis_title="accuracy, %")
+
+
+def _apart(s: Summary, points: Sequence[tuple[str, float | None, float | None]]) -> list[str]:
+    """The names of points, "" where another name stands too near; the hybrid's comes first."""
+    calls = [p[1] or 0.0 for p in points]
+    span = max(calls, default=0.0) - min(calls, default=0.0) or 1.0
+    values = [p[2] or 0.0 for p in points]
+    high = max(values, default=0.0) - min(values, default=0.0) or 1.0
+    named: list[tuple[float, float]] = []
+    out = [""] * len(points)
+    for i in sorted(range(len(points)), key=lambda i: points[i][0] != s.decision.hybrid):
+        name, x, y = points[i][0], calls[i], values[i]
+        near = any(abs(x - a) < 0.12 * span and abs(y - b) < 0.055 * high for a, b in named)
+        if not near:
+            named.append((x, y))
+            out[i] = name
+    return out
 
 
 def _reliability(s: Summary) -> Any:
@@ -350,21 +382,15 @@ def _reliability(s: Summary) -> Any:
         go.Scatter(
             x=[b.confidence for b in bins],
             y=[b.accuracy for b in bins],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [(b.ci_high or 0) - (b.accuracy or 0) for b in bins],
-                "arrayminus": [(b.accuracy or 0) - (b.ci_low or 0) for b in bins],
-                "thickness": 0.8,
-            },
-            text=[f"{b.n} cases" for b in bins],
+            text=[f"{b.n} cases, 95 %: {b.ci_low or 0:.2f} to {b.ci_high or 0:.2f}" for b in bins],
             name=modality,
-            mode="lines+markers",
+            mode="markers",
+            marker={"size": [5 + b.n**0.5 for b in bins], "opacity": 0.7, "symbol": i % 10},
         )
-        for modality, bins in by.items()
+        for i, (modality, bins) in enumerate(by.items())
     ]
     line = go.Scatter(
-        x=[0, 1], y=[0, 1], name="as it says", mode="lines", line={"color": "#444", "dash": "dot"}
+        x=[0, 1], y=[0, 1], name="as it says", mode="lines", line={"color": _INK, "dash": "dot"}
     )
     return _figure([line, *traces], 480, xaxis_title="confidence", yaxis_title="share right")
 

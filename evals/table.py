@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from curbside.evals.schema import ArmSummary, Control, Estimate, Summary
@@ -10,7 +11,16 @@ from curbside.evals.schema import ArmSummary, Control, Estimate, Summary
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["control_cells", "print_summary", "rows", "shown_arms", "source_of"]
+__all__ = [
+    "AGENT_CONTROLS_ARE",
+    "AgentControls",
+    "agent_controls",
+    "control_cells",
+    "print_summary",
+    "rows",
+    "shown_arms",
+    "source_of",
+]
 
 #: Arms in the table, in this order, colleagues after ``E``; the rest is in the report.
 SHOWN = (
@@ -88,8 +98,12 @@ def source_of(row: str, column: int) -> str:
     return f"summary.json: arms.{row.lstrip('▶ ')}.{_SOURCES[column - 1]}"
 
 
-def lines(summary: Summary) -> list[str]:
-    """What is below the table: novelty, safety, the comparison, the verdict."""
+def lines(summary: Summary, *, agents: bool = True) -> list[str]:
+    """What is below the table: novelty, safety, the comparison, the controls.
+
+    Args:
+        agents: with the controls of each agent.
+    """
     n, m, d = summary.novelty, summary.modality, summary.decision
     worst = sorted(
         (
@@ -109,6 +123,7 @@ def lines(summary: Summary) -> list[str]:
         f"P1         {d.hybrid} − {d.best_single} (best alone, chosen on tune): "
         f"{_points(v.value)} points [{_points(v.ci_low)}, {_points(v.ci_high)}]",
         *_control_lines(summary),
+        *(_by_agent(summary) if agents else ()),
     ]
 
 
@@ -133,44 +148,71 @@ def _control_lines(summary: Summary) -> list[str]:
     found = [c for c in summary.controls if c.finding == "found"]
     assessed = sum(c.finding not in ("not assessable", "reported") for c in summary.controls)
     if not found:
-        return [f"controls   {assessed} assessed, none found anything", *_by_agent(summary)]
+        return [f"controls   {assessed} assessed, none found anything"]
     return [
         f"controls   {c.name}{' of ' + c.agent if c.agent else ''}: {c.about}: {_pc(c.value)} of "
         f"{c.n} (held against {_pc(c.held_against)})"
         for c in found
-    ] + _by_agent(summary)
+    ]
 
 
-def _by_agent(summary: Summary) -> list[str]:
-    """What each agent does without the study's image, and with its options in another order."""
+@dataclass(frozen=True)
+class AgentControls:
+    """What agents do without the study's image, and with its options in another order.
+
+    Args:
+        head: column names after the agent's; rows: name, cases and shares in per cent each.
+        few: agents with too few readings to say anything of.
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    few: tuple[str, ...]
+
+
+def agent_controls(summary: Summary) -> AgentControls:
+    """The controls of each agent alone, one row an agent."""
     by: dict[str, dict[str, Control]] = {}
     for c in summary.controls:
         if c.agent:
             by.setdefault(c.agent, {})[c.name] = c
     assessed = {a: found for a, found in sorted(by.items()) if _any_assessed(found)}
-    few = [name for name in sorted(by) if name not in assessed]
+    shown = any("option_order_alone" in found for found in assessed.values())
     out = []
-    if assessed:
-        shown = any("option_order_alone" in found for found in assessed.values())
-        width = max(len("by agent"), *map(len, assessed))
-        heads = ["blank", "noise", "other", "blind", "order", *(["shown", "mean"] if shown else [])]
-        out.append(f"{'by agent':{width}}  cases" + "".join(f"  {h:>5}" for h in heads))
-        for name, found in assessed.items():
-            cells = [_share(found, k) for k in ("blank_image", "noise_image", "shuffled_image")]
-            blank = found.get("blank_image")
-            held = None if blank is None else blank.held_against
-            cells += ["–" if held is None else f"{100 * held:.1f}", _share(found, "option_order")]
-            if shown:
-                cells += [_share(found, f"option_order_{k}") for k in ("alone", "averaged")]
-            n = max(c.n for c in found.values())
-            out.append(f"{name:{width}}  {n:5}" + "".join(f"  {c:>5}" for c in cells))
-        out += [
-            "  right, %, on a blank image, noise, another image; blind: the most without an image",
-            "  order: answers, %, that move when the options are reversed"
-            + ("; shown, mean: with one order, averaged" if shown else ""),
-        ]
-    if few:
-        out.append(f"too few    to assess alone: {', '.join(few)}")
+    for name, found in assessed.items():
+        cells = [_share(found, k) for k in ("blank_image", "noise_image", "shuffled_image")]
+        blank = found.get("blank_image")
+        held = None if blank is None else blank.held_against
+        cells += ["–" if held is None else f"{100 * held:.1f}", _share(found, "option_order")]
+        if shown:
+            cells += [_share(found, f"option_order_{k}") for k in ("alone", "averaged")]
+        out.append((name, str(max(c.n for c in found.values())), *cells))
+    return AgentControls(
+        ("cases", "blank", "noise", "other", "blind", "order", *(("shown", "mean") * shown)),
+        tuple(out),
+        tuple(name for name in sorted(by) if name not in assessed),
+    )
+
+
+#: What the columns of :func:`agent_controls` are.
+AGENT_CONTROLS_ARE = (
+    "right, %, on a blank image, noise, another image; blind: the most without an image",
+    "order: answers, %, that move when the options are reversed",
+)
+
+
+def _by_agent(summary: Summary) -> list[str]:
+    found = agent_controls(summary)
+    out = []
+    if found.rows:
+        width = max(len(r[0]) for r in [*found.rows, ("by agent",)])
+        for name, *cells in [("by agent", *found.head), *found.rows]:
+            out.append(f"{name:{width}}" + "".join(f"  {c:>5}" for c in cells))
+        out += [f"  {line}" for line in AGENT_CONTROLS_ARE]
+        if "shown" in found.head:
+            out.append("  shown, mean: the same with one order shown, and averaged over several")
+    if found.few:
+        out.append(f"too few    to assess alone: {', '.join(found.few)}")
     return out
 
 

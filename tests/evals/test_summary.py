@@ -20,7 +20,7 @@ from curbside.errors import StorageError
 from curbside.evals.costs import Prices, cost_rows
 from curbside.evals.detail_tables import detail_tables, markdown
 from curbside.evals.evaluation import evaluate
-from curbside.evals.report import novelty_histogram, render_report
+from curbside.evals.report import _apart, novelty_histogram, render_report
 from curbside.evals.schema import Control, Cost, Summary, json_schema
 from curbside.evals.shown import Shown
 from curbside.evals.summary import arm_costs, summarise, write_summary
@@ -158,6 +158,29 @@ def test_report_is_one_page_that_needs_no_network(summary, result):
         assert math.fsum(share) == pytest.approx(1, abs=0.001)
 
 
+def test_the_report_leads_with_what_was_registered_and_has_a_dark_side(summary):
+    told = [control("blank_image", 0.2), control("blank_image", 0.3, agent="reader")]
+    page = render_report(summary.model_copy(update={"controls": told}))
+    registered = [c for c in summary.contrasts if c.p_holm is not None]
+    more = len(summary.contrasts) - len(registered)
+    assert registered and more
+    first, rest = page.split(f"<summary>{more} more, beside the registered ones</summary>")
+    table = first[first.index("<h2>All contrasts</h2>") :]
+    assert table.count("<tr><td>") == len(registered)
+    assert rest[: rest.index("</table>")].count("<tr><td>") == more
+    alone = page[page.index("<summary>Each agent alone</summary>") :]
+    assert "<td>reader</td><td>30</td><td>30.0</td>" in alone
+    assert "blank image, reader" not in page  # once, in the table of agents
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_names_in_a_plot_do_not_cover_each_other(summary):
+    hybrid = summary.decision.hybrid
+    points = [("a", 1.0, 0.70), ("b", 1.0, 0.7001), (hybrid, 1.0, 0.7002), ("far", 2.0, 0.9)]
+    assert _apart(summary, points) == ["", "", hybrid, "far"]
+    assert _apart(summary, []) == []
+
+
 def test_table_names_the_verdict_below_the_arms(summary, capsys):
     print_summary(summary)
     out = capsys.readouterr().out
@@ -238,7 +261,7 @@ def test_controls_are_told_by_agent(summary):
     fine = "\n".join(lines(summary.model_copy(update={"controls": told[:4]})))
     assert "4 assessed, none found anything" in fine and "by agent" not in fine
     page = render_report(summary.model_copy(update={"controls": told}))
-    assert "option order averaged, vlm" in page
+    assert "option order averaged, vlm" in page  # found, so it is in the first table too
 
 
 def test_an_agent_with_few_readings_is_named_and_no_more(summary):
