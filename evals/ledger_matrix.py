@@ -8,7 +8,7 @@ pixel, no path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,6 +72,7 @@ def from_ledger(
     specialists: Mapping[str, str],
     generalist: str,
     *,
+    colleagues: Sequence[str] = (),
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Logged:
@@ -79,6 +80,7 @@ def from_ledger(
 
     Args:
         specialists: modality → agent; generalist: the agent that serves beside them.
+        colleagues: agents that have a column even where none of these studies was given to them.
         since, until: of their reception.
 
     Raises:
@@ -99,7 +101,7 @@ def from_ledger(
     records = [r if e.truth is None else _before_review(ledger, r) for e, r in kept]
     serving = [*dict.fromkeys(specialists.values()), generalist]
     said = {x.agent for r in records for x in r.responses}
-    agents = tuple(dict.fromkeys([*serving, *sorted(said)]))
+    agents = tuple(dict.fromkeys([*serving, *colleagues, *sorted(said)]))
     by_agent = [{x.agent: x for x in r.responses} for r in records]
     matrix = ResponseMatrix.from_responses(
         [r.case for r in records],

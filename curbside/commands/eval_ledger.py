@@ -24,6 +24,7 @@ def eval_ledger(
 ) -> None:
     """Make a response matrix of the ledger; with --policy, say how that would have ended cases."""
     from curbside.agents.fleet import read_fleet_file
+    from curbside.agents.fleet_spec import fleet_path, load_fleet_spec
     from curbside.config import load_config, load_policy
     from curbside.evals.ledger_matrix import from_ledger, save_logged, try_policy
     from curbside.home import config_path, home
@@ -32,14 +33,26 @@ def eval_ledger(
     settings = load_config(config or config_path())
     fleet = read_fleet_file(home() / settings.stores.fleet)
     specialists = {a.modality: a.name for a in fleet.agents if a.modality is not None}
+    tried = load_policy(policy) if policy else settings.policy
+    able = load_fleet_spec(fleet_path(settings.fleet.file, home())).askable(
+        [a.name for a in fleet.agents]
+    )
+    colleagues = [c for c in getattr(tried, "colleagues", ()) if c in able]
     ledger = open_ledger(home(), settings.stores.ledger)
     try:
-        logged = from_ledger(ledger, specialists, fleet.generalist, since=since, until=until)
+        logged = from_ledger(
+            ledger,
+            specialists,
+            fleet.generalist,
+            colleagues=colleagues,
+            since=since,
+            until=until,
+        )
     finally:
         ledger.close()
     save_logged(logged, out)
     typer.echo(f"{len(logged.matrix)} studies, {len(logged.matrix.agents)} agents: {out}")
-    tested = try_policy(logged, load_policy(policy) if policy else settings.policy)
+    tested = try_policy(logged, tried)
     name = policy.name if policy else "as configured"
     typer.echo(f"{'':<16} answered   right   calls")
     for who, values in (

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from curbside.config import Config, TierPolicy
+from curbside.cli import app
+from curbside.config import Config, TierPolicy, model_digest, save_config
 from curbside.errors import ConfigError
 from curbside.evals.evaluation import evaluate
 from curbside.evals.gate import GateRules, judge, lines, load_rules
 from curbside.evals.markdown import run_page
+from curbside.evals.outcome_file import OUTCOMES_FILE, save_outcomes
 from curbside.evals.probes import load_probes
 from curbside.evals.schema import Control
-from curbside.evals.summary import summarise
+from curbside.evals.summary import summarise, write_summary
 
 
 def made(plant, share: float, **controls: float):
@@ -134,6 +138,67 @@ def test_more_novel_cases_answered_closes_it(plant):
         update={"novelty": run[0].novelty.model_copy(update={"novel_answered": None})}
     )
     assert judged((unknown, run[1]), (unknown, run[1]))[0]["novel answered"]
+
+
+def spoilt(run, condition: str):
+    """The run with one thing worse, and nothing else."""
+    summary, outcomes = run
+    if condition in ("explained", "route_flips"):
+        level = {"explained": 0.99, "route_flips": 0.04}[condition]
+        controls = tuple(
+            c.model_copy(update={"value": level}) if c.name == condition else c
+            for c in summary.controls
+        )
+        return summary.model_copy(update={"controls": controls}), outcomes
+    if condition not in ("quality", "must_not_miss"):
+        return run
+    worse = outcomes.frame.label == "label-2"
+    if condition == "quality":
+        worse = ~worse
+    hybrid = summary.decision.hybrid
+    right = outcomes.arms[hybrid].right.copy()
+    right[worse] = 0
+    arms = {**outcomes.arms, hybrid: replace(outcomes.arms[hybrid], right=right)}
+    return summary, replace(outcomes, arms=arms)
+
+
+@pytest.mark.parametrize(
+    ("condition", "named", "number"),
+    [
+        ("", "", ""),
+        ("quality", "quality", r"lower bound -\d+\.\d .*limit: above -2\.0"),
+        ("must_not_miss", "must not miss", r"lower bound -\d+\.\d .*limit: above -5\.0"),
+        ("probes", "probes", r"\d+ of \d+ hold .*novel-goes-to-a-person"),
+        ("explained", "explanations", r"99\.0 % of 100 .*limit: at least 100 %"),
+        ("route_flips", "route flips", r"4\.0 % of 100 .*limit: at most 3 %"),
+    ],
+)
+def test_each_condition_alone_closes_the_gate_and_names_its_number(
+    plant, tmp_path, curbside_home, condition, named, number
+):
+    """By the command: exit code 0 or 1, the check by name, what was found and its limit."""
+    policy = TierPolicy(alpha=0.0 if condition == "probes" else 0.05)
+    save_config(Config(policy=policy), curbside_home / "curbside.yaml")
+    old = made(plant, 0.9)
+    new = spoilt(old, condition)
+    for name, (summary, outcomes) in (("old", old), ("new", new)):
+        versions = summary.versions | {"policy": model_digest(policy)}
+        (tmp_path / name).mkdir()
+        write_summary(
+            summary.model_copy(update={"versions": versions}), tmp_path / name / "summary.json"
+        )
+        save_outcomes(outcomes, tmp_path / name / OUTCOMES_FILE)
+    rules = tmp_path / "rules.yaml"
+    # where the one label is missed, accuracy as a whole may fall
+    margin = 1.0 if condition == "must_not_miss" else 0.02
+    rules.write_text(f"margin: {margin}\nmust_not_miss: [label-2]\n")
+    given = [str(tmp_path / "new"), "--baseline", str(tmp_path / "old"), "--rules", str(rules)]
+    said = CliRunner().invoke(app, ["eval", "gate", *given, "--replicates", "200"])
+    failed = [line for line in said.output.splitlines() if line.startswith("FAILED")]
+    assert said.exit_code == (1 if condition else 0), said.output
+    assert ("GATE       closed: " + named if condition else "GATE       open") in said.output
+    assert [line[8 : 8 + len(named)] for line in failed] == ([named] if condition else [])
+    assert not condition or re.search(number, failed[0]), failed
 
 
 def test_rules_that_ship_are_valid_and_bad_ones_are_named(tmp_path):

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from curbside.config import CascadePolicy, TierPolicy
-from curbside.errors import UserError
+from curbside.config import CascadePolicy, ConsultPolicy, TierPolicy
+from curbside.errors import ConfigError, UserError
 from curbside.evals.assessment_file import load_assessments
 from curbside.evals.ledger_matrix import from_ledger, save_logged, try_policy
 from curbside.evals.matrix import load_responses
@@ -82,6 +82,32 @@ def test_a_policy_is_tested_against_what_happened(ledger):
     two = try_policy(logged, CascadePolicy(alpha=0.0, escalate_below=1.0))
     # most studies were read by one agent then: the second cannot be replayed, and that is said
     assert two.unseen > 0 and two.calls > strict.calls
+
+
+def test_right_is_counted_where_a_person_answered(ledger):
+    """Six answered studies, every other one confirmed: half of what was answered was right."""
+    answered = [
+        (e, r)
+        for e, r in ledger.all()
+        if r.options and r.familiarity and e.status is Status.ANSWERED and len(r.options) > 1
+    ][:6]
+    assert len(answered) == 6
+    for i, (e, r) in enumerate(answered):
+        other = next(o for o in r.options if o != e.answer)
+        ledger.review(e.study, "dr-1", answer=e.answer if i % 2 else other)
+    tested = try_policy(from_ledger(ledger, *team(ledger)), TierPolicy(alpha=0.0))
+    assert tested.with_truth == 6
+    assert tested.then_right == pytest.approx(0.5)
+
+
+def test_a_colleague_that_was_never_asked_can_be_named(ledger):
+    policy = ConsultPolicy(alpha=0.0, colleagues=("lite2",), escalate_below=1.0)
+    with pytest.raises(ConfigError, match="lite2"):
+        try_policy(from_ledger(ledger, *team(ledger)), policy)
+    logged = from_ledger(ledger, *team(ledger), colleagues=["lite2"])
+    assert "lite2" in logged.matrix.agents
+    tested = try_policy(logged, policy)
+    assert 0 < tested.unseen <= tested.n and tested.answered > 0
 
 
 def test_only_the_time_that_is_asked_for(ledger):
