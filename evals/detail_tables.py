@@ -69,7 +69,8 @@ def _conclusions(d: Details) -> Table:
 def _regret(d: Details) -> Table:
     return Table(
         "Where hybrids lose",
-        "Points of accuracy lost to the oracles, and every wrong answer by whose fault it is. "
+        "Of the hybrids that choose between S and Gfull (H-consult asks others and is not among "
+        "them): points of accuracy lost to the oracles, and every wrong answer by its fault. "
         "What two seeds of one model gain over one of them is luck; both wrong is no router's "
         "fault.",
         (

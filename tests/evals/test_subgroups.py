@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from curbside.cases import read_cases
 from curbside.config import Config
@@ -184,6 +185,46 @@ def test_details_of_a_planted_world(plant):
     for row in (cheap, dear):
         assert row.ci_low < row.best[result.hybrid][1] < row.ci_high
     assert all(r.ci_low <= r.accuracy <= r.ci_high for r in d.routes if r.accuracy is not None)
+
+
+def test_gain_area_sweep_and_cross_check_by_other_ways(plant):
+    world = plant(lambda a, m: 0.9 if a.endswith(m) else 0.6, per=40)
+    result = evaluate(
+        world.everything, world.assessments, world.trained, Config(), replicates=100,
+        facts=CaseFacts(
+            np.zeros(len(world.everything), np.int16),
+            np.zeros(len(world.everything), bool),
+            {},
+        ),
+    )  # fmt: skip
+    d = result.details
+    assert d is not None
+
+    def accuracy(arm):
+        return result.arms[arm].overall["accuracy"][0]
+
+    for name, gain in d.gain.items():
+        over = accuracy(name) - accuracy("random")
+        assert gain.over_random.value == pytest.approx(over, abs=1e-5)
+        room = accuracy("case-oracle") - accuracy("random")
+        assert gain.normalised.value == pytest.approx(over / room, abs=1e-4)
+    # the area is the better gate's mean height
+    for name, curves in result.curves.items():
+        if name in d.arms:
+            best = max(np.mean(c) for c in curves.values())
+            assert d.arms[name].deferral_area.value == pytest.approx(best, abs=1e-5)
+    # McNemar's exact test is the sign test of the discordant pairs
+    for c in d.conclusions:
+        n = c.a_only + c.b_only
+        p = binomtest(c.a_only, n).pvalue if n else 1.0
+        assert c.mcnemar_p == pytest.approx(p, abs=1e-6)
+        assert c.non_inferior == (c.ci_low > -0.02)
+    # the registered worths are one point of each sweep, and a dearer error is worth less
+    rows = {(r["worth"], r["value"]): r[result.hybrid] for r in result.sweep}
+    registered = [("right", 1.0), ("wrong", -1.0), ("novel_answered", -1.0), ("referral", -0.25)]
+    assert len({round(float(rows[k]), 6) for k in registered}) == 1
+    assert rows["wrong", -0.5] > rows["wrong", -1.0] > rows["wrong", -4.0]
+    assert rows["referral", 0.0] > rows["referral", -0.5]
 
 
 def test_without_a_truth_there_is_nothing_to_look_at(plant):
