@@ -255,14 +255,14 @@ def test_sliders_replay_at_once_and_list_what_moves(opened, lab_home):
     said = words(app)
     assert "novel let through" in said and "as served" in said
     assert any("novel let through" in str(d.value) for d in app.dataframe)
-    app.button_group(key="lab_kind").set_value("competence").run()
+    app.radio(key="lab_kind").set_value("competence").run()
     assert app.slider(key="lab_cost")
-    app.button_group(key="lab_kind").set_value("cascade").run()
+    app.radio(key="lab_kind").set_value("cascade").run()
     assert app.slider(key="lab_second")
-    app.button_group(key="lab_kind").set_value("average").run()
+    app.radio(key="lab_kind").set_value("average").run()
     app.slider(key="lab_weight").set_value(0.9).run()
     assert "lab_second" not in {w.key for w in app.slider}
-    app.button_group(key="lab_kind").set_value("consult").run()
+    app.radio(key="lab_kind").set_value("consult").run()
     (asked,) = [m for m in app.multiselect if m.key == "lab_colleagues"]
     assert asked.options == ["specialist"] and asked.value == ["specialist"]
     asked.set_value([]).run()

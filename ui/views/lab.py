@@ -135,14 +135,13 @@ def _sliders(run: Run) -> None:
     left, right = st.columns([1, 2.4], gap="large")
     with left:
         st.markdown("##### Setting")
-        kind = st.segmented_control(
+        kind = st.radio(  # five of them: a radio wraps, a segmented control would hide one
             "Policy",
             list(POLICIES),
-            default=base.kind,
+            index=list(POLICIES).index(base.kind),
             format_func=str.capitalize,
             key="lab_kind",
-            required=True,
-            width="stretch",
+            horizontal=True,
         )
         alpha = st.slider(
             "α: novel at this p-value or below",
