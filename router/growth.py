@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -43,6 +43,11 @@ class Withheld:
             frozenset(content_hash(str(cases.groups[r])) for r in rows if cases.groups[r]),
             frozenset(digests[r] for r in rows if digests[r]),
         )
+
+    def joined(self, other: Withheld) -> Withheld:
+        """What either withholds."""
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return Withheld(*(mine | others for mine, others in pairs))
 
     def holds(self, case: Case, digest: str) -> bool:
         """Whether a case, its group or its image is among them."""

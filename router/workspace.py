@@ -29,7 +29,7 @@ from curbside.agents.fleet_spec import FleetSpec, fleet_path, load_fleet_spec
 from curbside.agents.opening import open_fleet
 from curbside.cases import Cases, read_cases
 from curbside.config import Config, model_digest
-from curbside.errors import IndexCorrupt, IndexMismatch
+from curbside.errors import IndexCorrupt, IndexMismatch, NotBuilt
 from curbside.indexes.assess import Assessor
 from curbside.indexes.competence import Competence
 from curbside.indexes.encoder import load_encoder
@@ -161,6 +161,9 @@ class Workspace:
         if built is None:
             test = cases.take(cases.where(role="test"))
             withheld = Withheld.of(test, [_image_digest(c.image) for c in test])
+            with suppress(NotBuilt, IndexCorrupt, OSError):
+                # a version's own cases name no test case, but a build from them forgets none
+                withheld = withheld.joined(self._withheld())
             built = self._make(known, features, withheld, made_of=marks["version"])
         elif self.versions.serves(built):
             return  # cases that were added since stay

@@ -118,6 +118,22 @@ def test_test_cases_never_join(home: Path) -> None:
     assert dict(admission.refused) == {"a test case": 18}
 
 
+def test_a_build_from_a_version_s_own_cases_forgets_no_test_case(home: Path) -> None:
+    pictures, workspace = home.parent / "pictures", open_workspace(home)
+    name, _ = workspace.add(read_cases(write_manifest(pictures, "new.csv", {"": 6}, start=9000)))
+    assert name is not None
+    workspace.versions.promote(name, without_gate="a trial")
+    own = read_cases(workspace.versions.path(name) / "cases.jsonl")
+    again = open_workspace(home)
+    again.build(own.take(np.arange(1, len(own))))  # one fewer: another version
+    assert again.versions.current() != name
+    disguised = write_manifest(pictures, "again.csv", {"test": 3})
+    disguised.write_text(disguised.read_text().replace(",test,", ",,").replace("test-", "other-"))
+    added, admission = again.add(read_cases(disguised))
+    assert added is None
+    assert dict(admission.refused) == {"a test case": 18}
+
+
 def test_a_version_of_another_fleet_does_not_serve(home: Path) -> None:
     workspace = open_workspace(home)
     workspace.fleet().fingerprint = "another"  # type: ignore[misc]
