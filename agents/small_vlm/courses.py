@@ -31,7 +31,7 @@ class Course:
 
 
 ALIGNING = Course(count=32_000, batch=64, rate=1e-3, decay=0.05, every=125)
-READING = Course(count=10_000, batch=2, rate=1e-3, decay=0.01, every=40)
+READING = Course(count=4_000, batch=2, rate=1e-3, decay=0.01, every=40)
 #: As many items as there are questions; ``count`` is not used.
 VISUAL = Course(count=0, batch=2, rate=5e-4, decay=0.01, every=40)
 #: Longest packed row, in tokens.

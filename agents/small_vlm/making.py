@@ -52,7 +52,7 @@ class Courses:
     read: Course = READING
     visual: Course = VISUAL
     #: Rounds through the visual questions, and earlier lessons mixed in, as a share of all.
-    passes: int = 4
+    passes: int = 2
     earlier: float = 0.3
 
 

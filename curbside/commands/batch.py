@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -50,11 +51,12 @@ def batch(
     router = Router(
         Workspace(home(), settings), policy=load_policy(policy) if policy is not None else None
     )
-    given = incoming(
-        cases, asked(router.tasks, question, options, task), settings.privacy.allowed_tags
-    )
-    with steps("reading", given.total) as show:
-        summary = run_batch(router, given, out, show=show)
+    with closing(router):
+        given = incoming(
+            cases, asked(router.tasks, question, options, task), settings.privacy.allowed_tags
+        )
+        with steps("reading", given.total) as show:
+            summary = run_batch(router, given, out, show=show)
     if as_json:
         typer.echo(json.dumps(summary.model_dump(mode="json"), indent=1))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,19 +65,20 @@ def route(
     router = Router(
         Workspace(home(), settings), policy=load_policy(policy) if policy is not None else None
     )
-    wanted = asked(router.tasks, question, options, task)
     records: list[CaseRecord] = []
     refused = []
-    for found in studies_in(path, question=wanted, allowed_tags=settings.privacy.allowed_tags):
-        if not isinstance(found, Study):
-            refused.append(found)
-            continue
-        record = router.read(found)
-        if overlay is not None and not records:
-            typer.echo(_write_overlay(router, found, record, overlay), err=True)
-        records.append(record)
-        if not as_json:
-            typer.echo(("\n" if len(records) > 1 else "") + render(record))
+    with closing(router):
+        wanted = asked(router.tasks, question, options, task)
+        for found in studies_in(path, question=wanted, allowed_tags=settings.privacy.allowed_tags):
+            if not isinstance(found, Study):
+                refused.append(found)
+                continue
+            record = router.read(found)
+            if overlay is not None and not records:
+                typer.echo(_write_overlay(router, found, record, overlay), err=True)
+            records.append(record)
+            if not as_json:
+                typer.echo(("\n" if len(records) > 1 else "") + render(record))
     if as_json and records:
         shown = [r.to_json() for r in records]
         typer.echo(json.dumps(shown if len(shown) > 1 else shown[0], indent=1))

@@ -72,7 +72,7 @@ def test_the_digest_is_of_every_value() -> None:
         ("version: 2\n", ["line 1", "version = 2"]),
         (
             "policy:\n  kind: tier\n  flor: 0.3\n",
-            ["line 3", "unknown key 'policy.flor'", "alpha, minimum_support, floor"],
+            ["line 3", "unknown key 'policy.flor'", "alpha, hold_unproven, minimum_support, floor"],
         ),
         (
             "policy:\n  kind: cascade\n  cost_weight: 1\n",

@@ -112,7 +112,9 @@ def test_archives_that_claim_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def worker_ids() -> list[int]:
-    return [int(c) for c in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    """Of this process's children those that decode: other tests leave helpers of their own."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(c) for c in children if "decoding_worker" in Path(f"/proc/{c}/cmdline").read_text()]
 
 
 def test_a_worker_killed_from_outside_is_replaced() -> None:
