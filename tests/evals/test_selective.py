@@ -123,7 +123,8 @@ def test_a_hull_is_concave_rising_and_above_every_point(pairs):
     h = hull(points)
     assert (np.diff(h[:, 0]) > 0).all() and (np.diff(h[:, 1]) > 0).all()
     slope = np.diff(h[:, 1]) / np.diff(h[:, 0])
-    assert (np.diff(slope) <= 1e-9).all()
+    # points of one line: their slopes differ by rounding, the more the steeper they are
+    assert (np.diff(slope) <= 1e-6 * (1 + slope[:-1])).all()
     assert (height(points, points[:, 0]) >= points[:, 1] - 1e-9).all()
 
 
