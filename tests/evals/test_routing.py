@@ -109,7 +109,8 @@ def test_benchmark_page_has_the_verdict_first(plant):
         machine="two cores",
     )
     page = benchmark_page(summary, 3600)
-    assert page.index(summary.verdict) < page.index("| arm |")
+    verdict = summary.verdict[:1].upper() + summary.verdict[1:]
+    assert page.index(verdict) < page.index("| arm |")
     assert "training seeds 0, 1" in page
     assert "2026-01-02, two cores" in page
     assert "60 minutes" in page
