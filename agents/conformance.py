@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from curbside.agents.contract import Agent, AgentCard, AnyResponse
 from curbside.agents.injections import injections, picture, study_of
@@ -44,10 +45,10 @@ class Subject:
     images: bool = True
     tolerance: float = 1e-6
 
-    def studies(self, n: int = 3, **changes: object) -> list[Study]:
+    def studies(self, n: int = 3, **changes: Any) -> list[Study]:
         """Generated studies of one image that ask the question."""
         return [
-            replace(study_of(picture(i), question=self.question, id=f"s{i}"), **changes)  # type: ignore[arg-type]
+            replace(study_of(picture(i), question=self.question, id=f"s{i}"), **changes)
             for i in range(n)
         ]
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -242,7 +242,7 @@ class _Trainer:
                     modality,
                     own,
                     fleet.seed,
-                    lambda e, s, a, foreign=foreign: self._specialist(e, foreign, s, a),  # type: ignore[misc]
+                    partial(self._specialist, foreign),
                     steps_of(len(own), SPECIALIST),
                     f"{SPECIALIST} {_mark(foreign)}",
                 )
@@ -359,7 +359,7 @@ class _Trainer:
         return LinearReader(heads, Blend(), whole=True), heads.parameters
 
     def _specialist(
-        self, examples: Examples, foreign: Examples, seed: int, advance: Advance
+        self, foreign: Examples, examples: Examples, seed: int, advance: Advance
     ) -> tuple[Reader, int]:
         torch.manual_seed(seed)
         network = top_block()

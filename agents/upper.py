@@ -186,9 +186,9 @@ def _train(
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     before = torch.random.get_rng_state()
-    streams = np.random.get_state(), random.getstate()  # noqa: NPY002 (it is seeded below)
+    streams = np.random.get_state(), random.getstate()  # noqa: NPY002  the Trainer seeds the global stream
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):  # type: ignore[misc]  # mypy skips transformers
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 0:
                 torch.random.set_rng_state(before)
@@ -222,7 +222,7 @@ def _train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    np.random.set_state(streams[0])  # noqa: NPY002
+    np.random.set_state(streams[0])  # noqa: NPY002  put back as it was
     random.setstate(streams[1])
 
 

@@ -73,7 +73,7 @@ def load_assessments(folder: Path) -> Known:
     try:
         with safe_open(path, framework="numpy") as f:
             meta = f.metadata()
-            columns: dict[str, Any] = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+            columns: dict[str, Any] = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  safe_open's file is no dict
         columns |= {n: tuple(json.loads(meta[n])) for n in _NAMES}
         return Known(
             Assessments(**columns), json.loads(meta["specialists"]), str(meta["generalist"])

@@ -217,7 +217,7 @@ def _persons(d: Details, hybrid: str) -> Table:
                 f"{100 * p.best[hybrid][0]:.1f}",
                 _number(p.best[hybrid][1], 3),
                 f"{_number(p.ci_low, 3)} to {_number(p.ci_high, 3)}",
-                max(p.best, key=lambda a, p=p: p.best[a][1] or -1.0),  # type: ignore[misc]
+                max(p.best.items(), key=lambda arm: arm[1][1] or -1.0)[0],
             )
             for p in d.persons
             if hybrid in p.best

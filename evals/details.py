@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,7 +177,7 @@ def _arm(x: Looked, name: str, known: Float, everything: Float) -> ArmDetail:
     truth = [t.test.matrix.truth for t in x.trained]
     squares = [brier(d[name].outcomes, t, rows) for d, t in zip(x.by_draw, truth, strict=True)]
     draws = x.by_draw[0][name].arm.draw
-    areas = [x.each(name, lambda o, g=gate: _area(x, o, g, everything)) for gate in GATES]  # type: ignore[misc]
+    areas = [x.each(name, partial(_area, x, gate=gate, everything=everything)) for gate in GATES]
     return ArmDetail(
         accuracy_micro=_estimate(micro),
         must_not_miss=_must_not_miss(x, name),

@@ -106,7 +106,7 @@ def replay(table: pd.DataFrame, task: str, adaptation: str) -> Replay:
     by: dict[str, dict[str, float]] = {}
     home_of: dict[str, set[str]] = {}
     for row in cells.itertuples():
-        by.setdefault(str(row.dataset), {})[str(row.model)] = float(row.value)  # type: ignore[arg-type]
+        by.setdefault(str(row.dataset), {})[str(row.model)] = float(row.value)  # type: ignore[arg-type]  # a column of floats; pandas-stubs says any scalar
         if row.ood == 0 and row.model in medical:
             home_of.setdefault(str(row.dataset), set()).add(str(row.model))
     models = sorted(set.intersection(*(set(v) for v in by.values())))

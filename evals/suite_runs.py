@@ -33,6 +33,7 @@ from curbside.evals.suite import (
 if TYPE_CHECKING:
     from curbside.assessments import Assessments
     from curbside.cases import Cases
+    from curbside.evals.arms import Arm
     from curbside.router.workspace import Workspace
 
 __all__ = ["run_table_suite"]
@@ -246,8 +247,8 @@ def tag_noise(workspace: Workspace, run: TagNoiseRun) -> Table:
     roster = roster_of(Trained(0, fleet.specialists, fleet.generalist, part, part))
     scorer = Scorer(frame, np.ones((1, frame.n_groups), np.float32))
 
-    def accuracy(arm: object) -> float:
-        return float(scorer.metric("accuracy", scorer.sums(outcomes(matrix, arm)))[0])  # type: ignore[arg-type]
+    def accuracy(arm: Arm) -> float:
+        return float(scorer.metric("accuracy", scorer.sums(outcomes(matrix, arm)))[0])
 
     pixels = accuracy(team(matrix, facts, roster))
     alone = accuracy(single(matrix, GFULL, "Gfull"))

@@ -124,7 +124,7 @@ class Lite0Encoder:
         self.dimensions = self.network.width
         self.grid_shape: tuple[int, int, int] | None = self.network.grid
         if not lazy:
-            self._part  # noqa: B018
+            self._part  # noqa: B018  asking for it opens it
 
     @cached_property
     def _part(self) -> Part:

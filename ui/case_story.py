@@ -49,6 +49,7 @@ def headline(record: CaseRecord) -> Headline:
     """The outcome first, then why."""
     o = record.outcome
     sure = "" if o.confidence is None else f", says {o.confidence:.2f}"
+    kind: Literal["answer", "provisional", "none"]
     if o.answer is not None:
         # only a person answers without a confidence
         by = f"by {o.reader}{sure}"
@@ -63,7 +64,7 @@ def headline(record: CaseRecord) -> Headline:
     return Headline(
         o.status,
         answer,
-        kind,  # type: ignore[arg-type]
+        kind,
         by,
         tuple(r.text for r in o.reasons),
         o.dissent,

@@ -121,7 +121,7 @@ def finetune_encoder(
     )
     with run.finishing() as temporary:
         if recipe.method == "lora":
-            holder.save_pretrained(str(temporary))  # type: ignore[operator]
+            holder.save_pretrained(str(temporary))  # type: ignore[operator]  # peft's model, to mypy any nn.Module
             plain(temporary, base)
         elif recipe.method == "last-block":
             tensors = {
@@ -166,7 +166,7 @@ class AdaptedEncoder(nn.Module):
             total = total + functional.cross_entropy(layer(standard), labels[at], reduction="sum")
         return {"loss": total / len(labels)}
 
-    def state_dict(self, *args: Any, **given: Any) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self, *args: Any, **given: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's is overloaded
         """Of what is learned."""
         learned = {n for n, p in self.named_parameters() if p.requires_grad}
         return {k: v for k, v in super().state_dict(*args, **given).items() if k in learned}

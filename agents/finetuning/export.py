@@ -61,7 +61,7 @@ def check_adapter(adapter: Path, base: Path, digest: str) -> None:
     shapes = _shapes(base)
     try:
         with safe_open(weights, "pt") as f:
-            found = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}  # noqa: SIM118
+            found = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}  # noqa: SIM118  safe_open's file is no dict
     except SafetensorError as e:
         raise UserError(
             f"adapter {adapter.name} cannot be read: {type(e).__name__}", hint="save it again"
@@ -85,7 +85,7 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as f:
-            for key in f.keys():  # noqa: SIM118
+            for key in f.keys():  # noqa: SIM118  safe_open's file is no dict
                 if key.endswith(".weight"):
                     name = key.removesuffix(".weight")
                     shape = tuple(f.get_slice(key).get_shape())

@@ -159,13 +159,13 @@ class _Pretrained:
 
     def train_what(self, recipe: Recipe) -> nn.Module:
         """See :class:`Tower`."""
-        network = self._network
+        network: nn.Module = self._network
         network.requires_grad_(False)
         if recipe.method == "lora":
             return self._lora(recipe)
         if recipe.method == "last-block":
             _last_block(network).requires_grad_(True)
-        return network  # type: ignore[no-any-return]
+        return network
 
     def _lora(self, recipe: Recipe) -> nn.Module:
         from peft import LoraConfig, get_peft_model

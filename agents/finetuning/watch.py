@@ -25,7 +25,7 @@ __all__ = ["Watch", "last_whole"]
 WHOLE = "whole.json"
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):  # type: ignore[misc]  # mypy skips transformers
     """See the module.
 
     Args:

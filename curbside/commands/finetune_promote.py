@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,13 +60,13 @@ def finetune_promote(
     manifest = read_cases(cases)
     own = spec.agents.get(card.agent)
     report = load_report(own.report if isinstance(own, VisionSpec) else "chest-1", fleet.parent)
-    chosen = {
+    chosen: dict[str, Any] = {
         "held_out": 0.0,
         "report": report,
         "closed_only": card.kind == "encoder",
     }
-    learned = material_of(manifest, **chosen)  # type: ignore[arg-type]
-    tune = material_of(manifest, role="tune", **chosen)  # type: ignore[arg-type]
+    learned = material_of(manifest, **chosen)
+    tune = material_of(manifest, role="tune", **chosen)
     found, by_task = measured(new, old, learned.train, tune)
     checks = judge_adapter(found, title, load_rules(rules or RULES), replicates=replicates)
     for line in lines(checks):

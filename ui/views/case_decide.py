@@ -6,6 +6,8 @@ study has come in above, or somebody else was quicker, it is this case or none t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from curbside.errors import CurbsideError
@@ -193,7 +195,7 @@ def _override(
         _go_on(case, f"Overridden: {answer} ({CODE_WORDS.get(code, code).lower()})", ahead)
 
 
-def _do(action) -> bool:  # type: ignore[no-untyped-def]
+def _do(action: Callable[[str], object]) -> bool:
     """Run an action of the reader; what went wrong is said on the page."""
     try:
         action(reader())
