@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made = World(cases, source, text, features, folder / "fleet")
         build: Callable[..., None] = train_module._Trainer.build
 
-        def counted(self, plan, where, advance):  # type: ignore[no-untyped-def]
+        def counted(self: Any, plan: Any, where: Path, advance: Any) -> None:
             made.built.append(plan.name)
             build(self, plan, where, advance)
 

@@ -278,14 +278,15 @@ def test_agreement_of_samples_is_a_confidence(server: FakeServer) -> None:
         return Said(text=json.dumps({"answer": next(said), "evidence": []}))
 
     agent = fake_vision()
-    agent = VisionAgent(agent.card, FakeEngine(answer), agent.prompt, agent.report,
+    engine = FakeEngine(answer)
+    agent = VisionAgent(agent.card, engine, agent.prompt, agent.report,
                         Decoding(samples=4), Limits())  # fmt: skip
     asked = Question(kind=QuestionKind.VQA_OPEN, text="Where?")
     reading = agent.read(study_of(picture(0), question=asked))
     assert isinstance(reading, Reading)
     assert (reading.text, reading.confidence) == ("Left lung.", 0.75)
     assert reading.confidence_kind == "agreement"
-    seeds = [a.seed for a in agent.engine.asked]  # type: ignore[attr-defined]
+    seeds = [a.seed for a in engine.asked]
     assert seeds == [0, 1, 2, 3]
 
 

@@ -145,9 +145,9 @@ def test_it_is_loaded_by_peft_and_reads_better(
     right = {}
     for adapter in ("", "adapted"):
         agent = open_transformers_agent("a", spec.model_copy(update={"adapter": adapter}), world)
-        said = agent.read_batch([c.study() for c in tune])
+        said: Any = agent.read_batch([c.study() for c in tune])
         assert all(isinstance(r, Reading) for r in said)
-        truth = [r.probabilities[OPTIONS.index(str(c.label))]  # type: ignore[union-attr]
+        truth = [r.probabilities[OPTIONS.index(str(c.label))]
                  for r, c in zip(said, tune, strict=True)]  # fmt: skip
         right[adapter] = float(np.mean(np.log(truth)))
     assert right["adapted"] > right[""]

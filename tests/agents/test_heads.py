@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from curbside.agents.heads import INVERSE_PENALTY, Blend, Head, Heads, match_task, softmax
 from curbside.study import Question
 
 
-def labelled(classes: int, n: int = 60, d: int = 12, seed: int = 0):  # type: ignore[no-untyped-def]
+def labelled(
+    classes: int, n: int = 60, d: int = 12, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
     rng = np.random.default_rng(seed)
     labels = np.array([f"label-{i % classes}" for i in range(n)])
     centres = rng.normal(size=(classes, d)) * 2
@@ -112,7 +115,9 @@ def test_match_task_knows_nothing() -> None:
     assert match_task(Question(("a", "b"), task="t"), {}, ambiguous=True) is None
 
 
-def simulated(n: int, *, temperature: float, seed: int = 0):  # type: ignore[no-untyped-def]
+def simulated(
+    n: int, *, temperature: float, seed: int = 0
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32], int]]:
     """Truth drawn from frozen ** temperature; the adapted opinion is noise that is sure."""
     rng = np.random.default_rng(seed)
     cases = []

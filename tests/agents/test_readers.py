@@ -139,12 +139,12 @@ def test_branches_that_know_nothing() -> None:
 
 def test_unseen_options_are_read_from_their_names(fleet: Fleet, world: Any) -> None:
     """The same words under another task give what the words alone give."""
-    reader: Any = getattr(fleet.agents["generalist-full"], "reader", None)
+    agent: Any = fleet.agents["generalist-full"]
     cases = world.cases.take(world.cases.where(role="test"))
-    inputs, _ = fleet.agents["generalist-full"]._trunk.of(cases.studies())  # type: ignore[attr-defined]
+    inputs, _ = agent._trunk.of(cases.studies())
     names = ("first_thing", "second_thing")
-    opinions = reader.opinions(inputs, [Question(names)] * len(inputs))
-    again = reader.opinions(inputs, [Question(("first thing", "second thing"))] * len(inputs))
+    opinions = agent.reader.opinions(inputs, [Question(names)] * len(inputs))
+    again = agent.reader.opinions(inputs, [Question(("first thing", "second thing"))] * len(inputs))
     for (a, frozen), (b, _) in zip(opinions, again, strict=True):
         assert frozen is None
         np.testing.assert_array_equal(a, b)

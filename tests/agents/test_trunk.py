@@ -121,7 +121,7 @@ def test_any_number_of_steps_can_be_trained() -> None:
             network,
             head,
             grid,
-            lambda f, _, head=head: head(f).square().mean(),  # type: ignore[misc]
+            lambda f, _, head=head: head(f).square().mean(),  # type: ignore[misc]  # mypy infers none with a default
             recipe,
             seed=0,
             advance=steps.append,

@@ -224,7 +224,7 @@ def test_an_unusable_study_says_why_wherever_it_is_asked() -> None:
 
 
 def test_a_study_without_tags_can_be_pickled() -> None:
-    error = pickle.loads(pickle.dumps(ImageError("empty", "0 bytes")))  # noqa: S301
+    error = pickle.loads(pickle.dumps(ImageError("empty", "0 bytes")))  # noqa: S301  our own bytes
     assert (error.reason, error.message) == ("empty", "0 bytes")
 
 

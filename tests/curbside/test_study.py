@@ -61,7 +61,7 @@ def test_received_at_knows_its_zone() -> None:
 
 def test_an_instance_can_be_pickled() -> None:
     instance = Instance(b"raw")
-    assert pickle.loads(pickle.dumps(instance)) == instance  # noqa: S301 - our own bytes
+    assert pickle.loads(pickle.dumps(instance)) == instance  # noqa: S301  our own bytes
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -19,7 +20,7 @@ def threads() -> set[int]:
 
 
 @pytest.fixture(autouse=True)
-def three_threads():  # type: ignore[no-untyped-def]
+def three_threads() -> Iterator[None]:
     with threadpool_limits(3, user_api="blas"):
         yield
 

@@ -9,6 +9,7 @@ import pytest
 
 from curbside.cases import read_cases
 from curbside.evals.recorded import COLUMNS, load_team, read_readings, recorded_fleet
+from curbside.readings import Reading
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluate-your-own.md"
 
@@ -27,7 +28,7 @@ def test_the_examples_fit_together(tmp_path: Path) -> None:
     fleet = recorded_fleet(readings, load_team(tmp_path / "team.yaml"), cases)
     assert set(fleet.agents) == {"generalist-full", "chest-net"}
     answer = fleet.agents["chest-net"].read(cases[3].study())
-    assert answer.answer == "opacity"  # type: ignore[union-attr]
+    assert isinstance(answer, Reading) and answer.answer == "opacity"
 
 
 @pytest.mark.parametrize("column", COLUMNS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,14 @@ from curbside.evals.small_vlm_table import lines, write_report
 OPTIONS = ("benign", "malignant")
 
 
-def case(i: int, modality: str = "ct_chest", **more: object) -> Case:
-    given = {"label": OPTIONS[i % 2], "task": f"{modality}_kind", "options": OPTIONS, **more}
-    return Case(id=f"c{i}", image=Path(f"{i}.png"), modality=modality, group=f"g{i // 2}", **given)  # type: ignore[arg-type]
+def case(i: int, modality: str = "ct_chest", **more: Any) -> Case:
+    given: dict[str, Any] = {
+        "label": OPTIONS[i % 2],
+        "task": f"{modality}_kind",
+        "options": OPTIONS,
+        **more,
+    }
+    return Case(id=f"c{i}", image=Path(f"{i}.png"), modality=modality, group=f"g{i // 2}", **given)
 
 
 CASES = [case(i, "ct_chest" if i < 30 else "cxr") for i in range(40)]

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -104,11 +105,11 @@ def test_what_was_said_is_not_asked_again(
 ) -> None:
     first = run.table(SEEDS, {})
 
-    def never() -> object:
+    def never() -> NoReturn:
         raise AssertionError("the language model was opened")
 
     again = Run(
-        run.folder, run.cases, run.questions, source, never,  # type: ignore[arg-type]
+        run.folder, run.cases, run.questions, source, never,
         plan=run.plan, courses=run.courses,
     )  # fmt: skip
     assert again.table(SEEDS, {}) == first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def test_the_example_of_a_manifest_is_one(tmp_path: Path) -> None:
 def test_the_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cases.csv").write_text(block("cases.md", "csv"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(compile(block("cases.md", "python"), "cases.md", "exec"), names)
-    assert len(names["train"]) == 1  # type: ignore[arg-type]
+    assert len(names["train"]) == 1
 
 
 def test_the_example_of_an_error_is_what_is_said(tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_cases_without_a_group_share_none(world: Any, assessor: Assessor) -> Non
 def test_letting_indexed_cases_calibrate_would_flag_everyone(world: Any) -> None:
     """The failure that the refusal prevents: with k = 1 every indexed case finds itself."""
     a = Assessor.fit(world.cases, world.features, index_config(novelty="knn"))
-    a.score.k = 1  # type: ignore[attr-defined]
+    a.score.k = 1  # type: ignore[attr-defined]  # the knn score's own
     test = world.take("test")
     known = test.cases.modalities != "unseen"
 

@@ -139,7 +139,7 @@ def test_residual_worked_numbers_and_scikit_learn_s() -> None:
 def reference_classifier(x: Any, c: Any) -> LinearDiscriminantAnalysis:
     """scikit-learn's, given the same covariance: pooled over classes, divided by n − c."""
 
-    class Shrunk(EmpiricalCovariance):  # type: ignore[misc]
+    class Shrunk(EmpiricalCovariance):  # type: ignore[misc]  # mypy skips scikit-learn
         def fit(self, X: Any, y: Any = None) -> Any:
             self.covariance_ = np.cov(X.T)
             return self

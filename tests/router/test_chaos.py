@@ -73,7 +73,7 @@ class Fleet:
                 limits=Limits(greatest_side=32),
             )
             where = EndpointSpec(url=server.url, patience=kept)
-            self.world.agents[name] = open_endpoint_agent(name, spec, where)  # type: ignore[assignment]
+            self.world.agents[name] = open_endpoint_agent(name, spec, where)  # type: ignore[assignment]  # in the place of a fake
             self.agents.append(self.world.agents[name])
         return self.world.router(self.home, policy)
 

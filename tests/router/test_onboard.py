@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,12 +67,10 @@ def test_labels_and_measured_cases_share_no_group(
     seen: list[tuple[set[str], set[str]]] = []
     measure = module._measure
 
-    def spy(
-        workspace: object, known: object, mine: Cases, features: object, *rest: object
-    ) -> object:
+    def spy(workspace: Any, known: Any, mine: Cases, features: Any, *rest: Any) -> object:
         labelled, measured = rest[0], rest[1]
         seen.append((set(mine.groups[labelled]), set(mine.groups[measured])))
-        return measure(workspace, known, mine, features, *rest)  # type: ignore[arg-type]
+        return measure(workspace, known, mine, features, *rest)
 
     monkeypatch.setattr(module, "_measure", spy)
     onboard(open_workspace(folder / "home"), new, "photo", shots=(16,), draws=2)

@@ -62,11 +62,11 @@ def test_a_build_with_folds_teaches_competence_more(tmp_path: Path) -> None:
     workspace.build(manifest)
     plain = workspace.competence()
     assert workspace.other_outcomes() is None
-    folded = open_workspace(home)
+    folded: Any = open_workspace(home)
     fleet = folded.config.fleet.model_copy(update={"out_of_fold": 2})
     folded.config = folded.config.model_copy(update={"fleet": fleet})
-    folded._train = lambda *_, **__: folded._fleet  # type: ignore[assignment,attr-defined]
-    folded._stamp = lambda stage: ""  # type: ignore[assignment]
+    folded._train = lambda *_, **__: folded._fleet
+    folded._stamp = lambda stage: ""
     folded._read_out_of_fold(
         manifest.take(manifest.where(role=("train", "tune"))),
         folded.features(manifest.take(manifest.where(role=("train", "tune")))),
@@ -74,7 +74,7 @@ def test_a_build_with_folds_teaches_competence_more(tmp_path: Path) -> None:
     more = folded.other_outcomes()
     assert more is not None
     assert len(more) == int((manifest.roles == "train").sum())
-    folded._stamp = type(folded)._stamp.__get__(folded)  # type: ignore[method-assign]
+    folded._stamp = type(folded)._stamp.__get__(folded)
     folded.build(manifest)
     assert len(folded.competence()._vectors) == len(plain._vectors) + len(more)
     assert np.isfinite(folded.competence().within)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tests_growing_world import SIZES, config, open_workspace, write_manifest
 
 from curbside.cases import read_cases
 from curbside.errors import IndexCorrupt, IndexMismatch, UserError
 from curbside.router.workspace import Workspace
+from curbside.study import Study
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def more(home: Path, *, start: int = 100, n: int = 3, role: str = "") -> Path:
     return write_manifest(home.parent / "pictures", f"more-{start}.csv", {role: n}, start=start)
 
 
-def answers(workspace: Workspace) -> np.ndarray:  # type: ignore[type-arg]
+def answers(workspace: Workspace) -> NDArray[np.float64]:
     x = np.random.default_rng(0).normal(size=(20, 24)).astype(np.float32)
     return workspace.assessor().assess(x).novelty
 
@@ -74,9 +78,14 @@ def test_the_same_cases_make_the_same_version_once(home: Path) -> None:
 def test_old_tune_readings_are_kept_and_only_new_ones_are_made(home: Path) -> None:
     serving = open_workspace(home)
     asked: list[int] = []
+    agent: Any
     for agent in serving.fleet().agents.values():
-        read = agent.read_batch
-        agent.read_batch = lambda s, read=read: (asked.append(len(s)), read(s))[1]  # type: ignore[method-assign,misc,assignment]
+
+        def counted(studies: Sequence[Study], read: Any = agent.read_batch) -> Any:
+            asked.append(len(studies))
+            return read(studies)
+
+        agent.read_batch = counted
     name, admission = serving.add(read_cases(more(home)))
     tune = sum(c.role == "tune" for c in admission.cases)
     assert sum(asked) == 2 * tune
@@ -136,7 +145,8 @@ def test_a_build_from_a_version_s_own_cases_forgets_no_test_case(home: Path) -> 
 
 def test_a_version_of_another_fleet_does_not_serve(home: Path) -> None:
     workspace = open_workspace(home)
-    workspace.fleet().fingerprint = "another"  # type: ignore[misc]
+    fleet: Any = workspace.fleet()
+    fleet.fingerprint = "another"
     with pytest.raises(IndexMismatch, match="knows the outcomes of fleet fleet, but another"):
         workspace.assessor()
 

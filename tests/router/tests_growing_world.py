@@ -59,9 +59,9 @@ def open_workspace(home: Path, version: str | None = None) -> Workspace:
         return FakeAgent(card, lambda question: [0.8, 0.2])
 
     agents = {n: agent(n, n.split("-")[0]) for n in ("specialist-xray", "generalist")}
-    made: Any = Fake(home, config(), version=version)
+    made = Fake(home, config(), version=version)
     made.source = FeatureSource(FakeEncoder(dimensions=24), folder=home / "cache")
-    made._fleet = SimpleNamespace(
+    fleet: Any = SimpleNamespace(
         agents=agents,
         serving=tuple(agents),
         generalist="generalist",
@@ -70,8 +70,9 @@ def open_workspace(home: Path, version: str | None = None) -> Workspace:
         tasks_of={m: (t,) for t, m in MODALITY.items()},
         fingerprint="fleet",
     )
+    made._fleet = fleet
     made.fleet_folder.mkdir(parents=True, exist_ok=True)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 class Fake(Workspace):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -153,8 +153,10 @@ def served(
         yield Served(url, folder, name)
 
 
-def card(role: str = "generalist", modalities: tuple[str, ...] = ()) -> CardSpec:
-    return CardSpec(role=role, modalities=modalities, questions=tuple(QuestionKind))  # type: ignore[arg-type]
+def card(
+    role: Literal["specialist", "generalist"] = "generalist", modalities: tuple[str, ...] = ()
+) -> CardSpec:
+    return CardSpec(role=role, modalities=modalities, questions=tuple(QuestionKind))
 
 
 def remote(served: Served, adapter: str = "", name: str = "remote", **spec: Any) -> VisionAgent:
@@ -244,7 +246,7 @@ def test_a_batch_of_fifty_studies_is_routed_through_the_real_server(
         "specialist-ct": remote(served, "b", "specialist-ct", card=card("specialist", ("ct",))),
         "generalist": remote(served, "", "generalist"),
     }
-    world.agents.update(agents)  # type: ignore[arg-type]
+    world.agents.update(agents)  # type: ignore[arg-type]  # in the place of fakes
     kinds = [("xray", "bones"), ("ct", "lungs"), ("photo", "skin")]
     studies = []
     for i in range(50):
