@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from curbside.decoding import header
 from curbside.errors import CurbsideError, ImageError
 from curbside.readings import CaseRecord, Explanation
 from curbside.router.render import rests_on
@@ -93,19 +94,26 @@ class Picture:
         return drawn(self.values, window, invert=invert)
 
 
-def picture(instance: Instance, *, modality_tag: str = "") -> Picture:
-    """Decode one slice; never raises for an image that cannot be used."""
+def picture(instance: Instance) -> Picture:
+    """Decode one slice; never raises for an image that cannot be used.
+
+    Whether it is in Hounsfield units is for the object to say: what the pixels were taken for
+    may be wrong.
+    """
     try:
         values = instance.values()
+        kind = header(instance.read(), ())["kind"]
     except ImageError:
         try:
             return Picture(instance.pixels())
         except ImageError as e:
             return Picture(np.zeros((0, 0), np.float32), problem=e.message)
     whole = full_window(values)
-    low, high = np.percentile(values, (1, 99))
+    # the lowest value may be padding, far below all that was measured
+    measured = values[values > values.min()]
+    low, high = np.percentile(measured if measured.size else values, (1, 99))
     auto = Window("automatic", float(low + high) / 2, max(float(high - low), 1.0))
-    if modality_tag != "CT":
+    if kind != "CT":
         return Picture(values, "values", (auto, whole))
     named = (Window(n.replace("_", " "), *w) for n, w in WINDOWS.items())
     return Picture(values, "HU", (auto, *named, whole))

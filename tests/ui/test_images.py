@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from curbside.study import Instance
@@ -50,12 +51,25 @@ def test_rgb_without_a_window_is_as_it_is():
 
 
 def test_ct_comes_in_hounsfield_units_with_named_windows():
-    shown = picture(Instance(file("CT_small.dcm")), modality_tag="CT")
+    shown = picture(Instance(file("CT_small.dcm")))
     assert shown.unit == "HU" and not shown.problem
     assert {"lung", "bone", "brain", "automatic", "full range"} <= {w.name for w in shown.presets}
     assert shown.values.ndim == 2 and shown.values.min() < -500
-    other = picture(Instance(file("MR_small.dcm")), modality_tag="MR")
+    other = picture(Instance(file("MR_small.dcm")))
     assert other.unit == "values" and [w.name for w in other.presets] == ["automatic", "full range"]
+
+
+def test_the_automatic_window_leaves_padding_out(tmp_path):
+    measured = picture(Instance(file("CT_small.dcm")))
+    ds = dcmread(file("CT_small.dcm"))
+    stored = ds.pixel_array.copy()
+    stored[:40] = -2000
+    ds.PixelData = stored.tobytes()
+    ds.save_as(tmp_path / "padded.dcm")
+    padded = picture(Instance(tmp_path / "padded.dcm"))
+    assert padded.values.min() < measured.values.min() - 500
+    low = [w.centre - w.width / 2 for w in (padded.presets[0], measured.presets[0])]
+    assert low[0] > low[1] - 300
 
 
 def test_a_picture_has_no_units_and_a_broken_one_a_reason(tmp_path):

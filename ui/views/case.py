@@ -112,8 +112,8 @@ def _slices(home: str, case: str) -> Slices:
 
 
 @st.cache_data(show_spinner=False, max_entries=48, ttl=900)
-def _picture(home: str, case: str, at: int, modality: str) -> Picture:
-    return picture(_slices(home, case).instances[at], modality_tag=modality)
+def _picture(home: str, case: str, at: int) -> Picture:
+    return picture(_slices(home, case).instances[at])
 
 
 def _explained(record: CaseRecord) -> Explained | None:
@@ -141,11 +141,11 @@ def _images(entry: Entry, record: CaseRecord) -> None:
         )
         return
     explained = None if hidden(entry) else _explained(record)
-    _viewer(case, slices, record.modality or "", explained)
+    _viewer(case, slices, explained)
 
 
 @st.fragment
-def _viewer(case: str, slices: Slices, modality: str, explained: Explained | None) -> None:
+def _viewer(case: str, slices: Slices, explained: Explained | None) -> None:
     at = 0
     place = st.container()
     if len(slices) > 1:
@@ -160,7 +160,7 @@ def _viewer(case: str, slices: Slices, modality: str, explained: Explained | Non
             )
             - 1
         )
-    shown = _picture(str(where()), case, at, "CT" if modality.startswith("ct") else "")
+    shown = _picture(str(where()), case, at)
     if shown.problem:
         with place:
             st.html(error_state("This image cannot be shown", shown.problem, ""))
