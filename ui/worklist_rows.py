@@ -90,6 +90,7 @@ class Row:
     Args:
         said: the answer, or the provisional reading, or ``""``.
         by_person: a person has answered.
+        hidden: the reader reads blind first, so nothing of the answer is in here.
         wait: how long it has waited, ``""`` where it does not wait; late: beyond the cap.
     """
 
@@ -106,25 +107,31 @@ class Row:
     flags: tuple[str, ...]
     wait: str
     late: bool
+    hidden: bool = False
 
 
-def row_of(entry: Entry, now: float, cap: float) -> Row:
-    """One line from a row of the ledger; ``now`` and ``cap`` in seconds."""
+def row_of(entry: Entry, now: float, cap: float, *, hidden: bool = False) -> Row:
+    """One line from a row of the ledger; ``now`` and ``cap`` in seconds.
+
+    Args:
+        hidden: what was read is left out, and how sure the reader is.
+    """
     seconds = waited(entry, now)
     return Row(
         study=entry.study,
         status=entry.status,
         modality=entry.modality,
         tier=entry.tier,
-        said=entry.answer or entry.provisional or "",
-        provisional=entry.answer is None and entry.provisional is not None,
+        said="" if hidden else entry.answer or entry.provisional or "",
+        provisional=not hidden and entry.answer is None and entry.provisional is not None,
         by_person=entry.truth is not None,
-        confidence=entry.confidence,
+        confidence=None if hidden else entry.confidence,
         p_value=entry.p_value,
         route=", ".join(entry.route),
         flags=tuple(f for f in entry.flags if f != "provisional" and f != str(entry.status)),
         wait="" if seconds is None else wait_words(seconds),
         late=seconds is not None and seconds >= cap,
+        hidden=hidden,
     )
 
 

@@ -209,6 +209,26 @@ def test_blind_first_hides_the_agents_until_the_person_has_spoken(opened, home, 
     assert ledger.record("study-strange").outcome.status is Status.NEEDS_REVIEW
 
 
+def test_blind_first_hides_the_answer_on_every_page(opened, home, jobs, ledger):
+    told = ledger.record("study-strange").outcome.provisional
+    ledger.add("study-strange", Kind.BLIND, "Dr. B", answer=told, revision=0)
+    ledger.add("study-strange", Kind.NOTE, "Dr. B", text=f"I think {told}")
+
+    def seen(page: str, reader: str, *, blind: bool) -> str:
+        app = opened(page, reader=reader, case="study-strange")
+        app.toggle(key="cb_blind").set_value(blind).run()
+        assert not app.exception
+        return words(app)
+
+    assert f"I think {told}" in seen("case", "Dr. A", blind=False)
+    assert f"I think {told}" not in seen("case", "Dr. A", blind=True)
+    assert f"I think {told}" in seen("case", "Dr. B", blind=True)
+    row = f"<i>{told}</i>"
+    assert row in seen("worklist", "Dr. A", blind=False)
+    assert row not in seen("worklist", "Dr. C", blind=True)
+    assert row in seen("worklist", "Dr. B", blind=True)
+
+
 def test_asking_and_rerouting_are_jobs_and_no_rerun_infers(opened, home, jobs, ledger):
     app = opened("case", case="study-strange", reader="Dr. A")
     (asks,) = [b for b in app.button if b.label == "Ask"]

@@ -12,6 +12,7 @@ from curbside.readings import CaseRecord
 from curbside.router.entries import Entry
 from curbside.router.sources import open_sources
 from curbside.router.worklist import View
+from curbside.ui.blind import hidden
 from curbside.ui.components import error_state, state, text
 from curbside.ui.links import go_to, link_to
 from curbside.ui.pictures import (
@@ -27,7 +28,6 @@ from curbside.ui.serving import config, ledger, queue
 from curbside.ui.session import frame, param, where
 from curbside.ui.viewer import Window, full_window, show
 from curbside.ui.views import case_decide, case_tabs
-from curbside.ui.views.case_decide import hidden
 from curbside.ui.worklist_rows import address_of, next_case, view_of
 
 __all__ = ["page"]

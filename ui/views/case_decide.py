@@ -14,16 +14,16 @@ from curbside.errors import CurbsideError
 from curbside.readings import CaseRecord
 from curbside.router.entries import Entry
 from curbside.router.review import OVERRIDE_CODES, Kind
+from curbside.ui.blind import hidden, switch
 from curbside.ui.case_story import headline, readings, shortcuts
 from curbside.ui.components import css_class, error_state, mark, row, text
 from curbside.ui.serving import ledger
 from curbside.ui.session import reader
 
-__all__ = ["hidden", "panel"]
+__all__ = ["panel"]
 
 _PENDING = "cb_override"
 _NOTICE = "cb_notice"
-_BLIND = "cb_blind"
 CODE_WORDS = {
     "wrong_finding": "Wrong finding",
     "wrong_modality": "Wrong modality",
@@ -32,13 +32,6 @@ CODE_WORDS = {
     "more_information": "Other information",
     "other": "Other",
 }
-
-
-def hidden(entry: Entry) -> bool:
-    """Blind-first is on and this person has not yet answered this case."""
-    if not st.session_state.get(_BLIND) or entry.truth is not None:
-        return False
-    return not any(e.kind is Kind.BLIND and e.who == reader() for e in ledger().events(entry.study))
 
 
 def panel(entry: Entry, record: CaseRecord, ahead: str | None) -> None:
@@ -54,12 +47,7 @@ def panel(entry: Entry, record: CaseRecord, ahead: str | None) -> None:
         _answers(entry, record, ahead, blind)
     if record.responses and not blind:
         st.html(_compact(record))
-    st.toggle(
-        "Blind first",
-        key=_BLIND,
-        help="You answer before you see what the agents said; both are recorded.",
-        persist_state="session",
-    )
+    switch()
 
 
 def _outcome(entry: Entry, record: CaseRecord) -> str:

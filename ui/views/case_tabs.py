@@ -12,6 +12,7 @@ from curbside.errors import CurbsideError
 from curbside.indexes.store import read_store
 from curbside.readings import CaseRecord
 from curbside.router.entries import Entry
+from curbside.ui.blind import hidden, withheld
 from curbside.ui.case_story import (
     Said,
     event_line,
@@ -28,7 +29,6 @@ from curbside.ui.pictures import image_paths, neighbour_picture
 from curbside.ui.serving import config, ledger
 from curbside.ui.session import where
 from curbside.ui.theme import TIER_WORDS
-from curbside.ui.views.case_decide import hidden
 
 __all__ = ["tabs"]
 
@@ -44,15 +44,18 @@ def tabs(entry: Entry, record: CaseRecord) -> None:
     for tab, show in ((said, _readings), (near, _neighbours)):
         with tab:
             if blind:
-                st.html(state("Blind first", "Shown once you have answered."))
+                st.html(withheld())
             else:
                 show(record)
     with ask:
         from curbside.ui.views.case_ask import ask_and_reroute
 
-        ask_and_reroute(entry, record)
+        if blind:
+            st.html(withheld())
+        else:
+            ask_and_reroute(entry, record)
     with story:
-        _story(record)
+        _story(record, blind=blind)
 
 
 # -- why -------------------------------------------------------------------------------------
@@ -204,8 +207,10 @@ def _neighbours(record: CaseRecord) -> None:
 # -- story -----------------------------------------------------------------------------------
 
 
-def _story(record: CaseRecord) -> None:
+def _story(record: CaseRecord, *, blind: bool) -> None:
+    """Blind, it says who did something and when, and not what: that may hold an answer."""
     left, right = st.columns([1.6, 1], gap="large")
+    later = '<span class="cb-quiet">shown once you have answered</span>'
     with left:
         st.markdown("##### Story")
         first = [
@@ -214,7 +219,11 @@ def _story(record: CaseRecord) -> None:
             f"decided: {text(str(record.outcome.status).replace('_', ' '))}",
         ]
         lines = [first] + [
-            [f'<span class="cb-num">{text(when)}</span>', text(who), text(what)]
+            [
+                f'<span class="cb-num">{text(when)}</span>',
+                text(who),
+                later if blind else text(what),
+            ]
             for when, who, what in map(event_line, ledger().events(record.case))
         ]
         st.html(table(("when", "who", "what"), lines))

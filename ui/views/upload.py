@@ -7,6 +7,7 @@ import streamlit as st
 from curbside.agents.fleet import read_fleet_file
 from curbside.errors import CurbsideError
 from curbside.readings import Status
+from curbside.ui.blind import switched_on
 from curbside.ui.components import error_state, mark, state, table, tag, text
 from curbside.ui.links import link_to
 from curbside.ui.serving import config, worker
@@ -146,8 +147,9 @@ def _ended(job: Job) -> None:
                         {"case": [one["study"]]},
                         icon=":material/open_in_new:",
                     )
-                said = one["said"] or "no answer"
-                provisional = one["status"] != Status.ANSWERED and one["said"]
+                blind = switched_on()
+                said = "shown once you have answered" if blind else one["said"] or "no answer"
+                provisional = one["status"] != Status.ANSWERED and one["said"] and not blind
                 more = tag("provisional", provisional=True) if provisional else ""
                 more += " " + tag("incomplete: " + one["incomplete"]) if one["incomplete"] else ""
                 st.html(

@@ -11,6 +11,7 @@ import streamlit as st
 from curbside.readings import Status
 from curbside.router.worklist import SORTS, Counts, Page, View, count
 from curbside.router.worklist import page as page_of_ledger
+from curbside.ui.blind import hidden, switch
 from curbside.ui.components import mark, row, state, tag, text
 from curbside.ui.links import link_to
 from curbside.ui.serving import ledger
@@ -117,6 +118,7 @@ def _filters(view: View, counts: Counts) -> None:
             on_change=_first_page,
             help="Cases that a person must still look at. Switch off to see answered ones too.",
         )
+        switch()
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.text_input(
             "Search",
@@ -174,7 +176,7 @@ def _list(view: View, counts: Counts) -> None:
         )
         return
     now = time.time()
-    rows = [row_of(e, now, view.wait_cap) for e in found.entries]
+    rows = [row_of(e, now, view.wait_cap, hidden=hidden(e)) for e in found.entries]
     _bar(view, counts, found, rows)
     _rows(rows, view)
 
@@ -263,7 +265,9 @@ def _cells(r: Row) -> list[str]:
     def number(v: float | None, digits: int) -> str:
         return "–" if v is None else f'<span class="cb-num">{v:.{digits}f}</span>'
 
-    if r.provisional:
+    if r.hidden:
+        said = '<span class="cb-quiet">blind first</span>'
+    elif r.provisional:
         # before the answer, which may be cut: it must never be read without the word
         said = f"{tag('provisional', provisional=True)} <i>{text(r.said)}</i>"
     else:
