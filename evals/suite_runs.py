@@ -301,7 +301,9 @@ def _modalities_stay(cases: Cases, out: Flags, minimum: int) -> bool:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the note on copies among calibration cases, which every fit would repeat."""
-    log = logging.getLogger("curbside.indexes.assess")
+    from curbside.indexes import assess_fit
+
+    log = logging.getLogger(assess_fit.__name__)
     before = log.level
     log.setLevel(logging.ERROR)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import pytest
 
 from curbside.config import Config
 from curbside.errors import UserError
+from curbside.evals.suite import LeaveOneOutRun
+from curbside.evals.suite_runs import leave_one_out
 from curbside.indexes.assess import Assessor
 from curbside.indexes.features import Features
 from curbside.indexes.leaks import near_duplicates
@@ -43,6 +45,25 @@ def test_copies_of_indexed_pictures_do_not_calibrate(
     keep[copied] = False
     without = Assessor.fit(world.cases.take(np.flatnonzero(keep)), leaky.take(keep), Config())
     assert a.calibration_digest == without.calibration_digest
+
+
+def test_leaving_one_out_does_not_repeat_it_with_every_fit(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    f = world.features
+    pooled = f.pooled.copy()
+    pooled[world.rows("calibration")[:4]] = pooled[world.rows("train")[:4]]
+    leaky = Features(pooled, f.digests, MappingProxyType({}), f.fingerprint)
+    built: Any = SimpleNamespace(
+        config=Config(),
+        built_cases=lambda: world.cases,
+        features=lambda _: leaky,
+        views=lambda *_: None,
+    )
+    run = LeaveOneOutRun(kind="leave-one-out", of="modality", most=2)
+    with caplog.at_level(logging.WARNING):
+        assert len(leave_one_out(built, run)[2]) == 3
+    assert not caplog.text
 
 
 def test_nothing_but_copies_is_the_user_s_to_mend(world: Any) -> None:
