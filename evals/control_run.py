@@ -7,6 +7,7 @@ sample again under small changes of the image.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from curbside.evals.frame import Frame
     from curbside.evals.runner import TunedFleet
     from curbside.indexes.features import Features
+    from curbside.router.api import Router
     from curbside.router.workspace import Workspace
 
 __all__ = ["FLIP_RATE", "changed", "explained", "route", "run_controls", "serving_controls"]
@@ -81,16 +83,17 @@ def run_controls(
     duplicates, _ = copies_of_known(known, workspace.features(known), cases, features)
     out.append(duplicates)
     if not fleet.notes:
-        out += serving_controls(workspace, [c.study() for c in cases])
+        from curbside.router.api import Router
+
+        with closing(Router(workspace)) as router:
+            out += serving_controls(router, [c.study() for c in cases])
     return out
 
 
-def serving_controls(workspace: Workspace, studies: Sequence[Study]) -> list[Control]:
+def serving_controls(router: Router, studies: Sequence[Study]) -> list[Control]:
     """Explanations and stability of the routes that are served."""
     from curbside.indexes.perturbations import SMALL
-    from curbside.router.api import Router
 
-    router = Router(workspace)
     at = sample_rows(np.arange(len(studies)), _EXPLAINED)
     records = router.decide_batch([studies[i] for i in at])
     complete = sum(explained(r) for r in records)

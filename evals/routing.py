@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,13 +84,15 @@ def routed(workspace: Workspace, config: Path, cases: Cases, path: Path) -> Rout
             return found.model_copy(update={"reused": True})
     except (OSError, ValidationError):
         pass  # not there, or not whole: route again
-    router = Router.from_config(config)
     studies = cases.studies()
     outcomes: dict[str, Counter[str]] = {}
     readers: Counter[str] = Counter()
     answers: dict[str, str] = {}
-    start = time.perf_counter()
-    for record in router.read_batch(studies, label="routing"):
+    with closing(Router.from_config(config)) as router:
+        start = time.perf_counter()
+        records = router.read_batch(studies, label="routing")
+        seconds = time.perf_counter() - start
+    for record in records:
         tier = record.tier.value if record.tier else "unassessed"
         outcomes.setdefault(tier, Counter())[record.outcome.status.value] += 1
         readers.update(record.outcome.route)
@@ -99,7 +102,7 @@ def routed(workspace: Workspace, config: Path, cases: Cases, path: Path) -> Rout
     routing = Routing(
         key=key,
         n=len(studies),
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
         outcomes={t: dict(outcomes[t].most_common()) for t in order},
         readers=dict(readers.most_common()),
         answers=answers,

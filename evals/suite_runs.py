@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,21 +200,21 @@ def perturbations(workspace: Workspace, run: PerturbationsRun) -> Table:
     tune = np.flatnonzero(cases.roles == "tune")
     if not len(tune):
         raise UserError("what was built has no case of role tune")
-    router = Router(workspace)
-    studies = [cases[int(i)].study() for i in sample_rows(tune, run.sample)]
-    records = router.decide_batch(studies)
-    ok = [i for i, r in enumerate(records) if r.familiarity is not None]
-    before = [route(records[i]) for i in ok]
     rows: list[list[Cell]] = []
-    for size, limit, changes in (("small", 0.97, SMALL), ("larger", 0.90, LARGER)):
-        every = 0.0
-        for name, change in changes.items():
-            after = router.decide_batch([changed(studies[i], change) for i in ok])
-            same = np.array([route(r) == b for r, b in zip(after, before, strict=True)])
-            every += float(same.mean())
-            rows.append([name, size, len(ok), float(same.mean()), limit, _held(same, limit)])
-        mean = every / len(changes)
-        rows.append([f"all {size}", size, len(ok) * len(changes), mean, limit, "–"])
+    with closing(Router(workspace)) as router:
+        studies = [cases[int(i)].study() for i in sample_rows(tune, run.sample)]
+        records = router.decide_batch(studies)
+        ok = [i for i, r in enumerate(records) if r.familiarity is not None]
+        before = [route(records[i]) for i in ok]
+        for size, limit, changes in (("small", 0.97, SMALL), ("larger", 0.90, LARGER)):
+            every = 0.0
+            for name, change in changes.items():
+                after = router.decide_batch([changed(studies[i], change) for i in ok])
+                same = np.array([route(r) == b for r, b in zip(after, before, strict=True)])
+                every += float(same.mean())
+                rows.append([name, size, len(ok), float(same.mean()), limit, _held(same, limit)])
+            mean = every / len(changes)
+            rows.append([f"all {size}", size, len(ok) * len(changes), mean, limit, "–"])
     columns = ["change", "size", "cases", "same route", "at least", "held"]
     notes = [
         "held: yes or no by the number itself; with few cases the interval is wide "

@@ -40,6 +40,9 @@ def opened(tmp_path, monkeypatch):
         def from_config(cls, path):
             return cls()
 
+        def close(self):
+            """Nothing is open."""
+
         def read_batch(self, studies, *, label=""):
             seen.append(len(studies))
             kinds = [
