@@ -12,11 +12,12 @@ from typing import Any
 
 from curbside.agents.finetuning.card import CARD_FILE, read_card
 from curbside.agents.finetuning.families import FAMILIES
-from curbside.errors import UserError
+from curbside.errors import AgentUnavailable, UserError
 from curbside.storage import file_digest, new_folder
 from curbside.study import content_hash
 
-__all__ = ["base_digest", "check_adapter", "for_vllm", "machine", "plain", "versions"]
+__all__ = ["base_digest", "check_adapter", "for_vllm", "machine", "model_type", "plain",
+           "versions"]  # fmt: skip
 
 _WEIGHTS = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
@@ -30,6 +31,17 @@ def base_digest(folder: Path) -> str:
         if n.endswith(_WEIGHTS) and not n.startswith(".") and n not in (CARD_FILE, "run.json")
     ]
     return content_hash(*(f"{n} {file_digest(folder / n)}" for n in own))
+
+
+def model_type(folder: Path) -> str:
+    """``model_type`` of a model's config.json.  Raises AgentUnavailable."""
+    try:
+        return str(json.loads((folder / "config.json").read_text("utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise AgentUnavailable(
+            f"the model's config.json cannot be read ({type(e).__name__})",
+            hint="give the folder of a model as save_pretrained writes it",
+        ) from None
 
 
 def check_adapter(adapter: Path, base: Path, digest: str) -> None:
@@ -105,10 +117,11 @@ def for_vllm(base: Path, out: Path) -> Path:
 
     Raises:
         UserError: the family needs no renaming, or ``out`` is there.
+        AgentUnavailable: ``base`` is no model.
     """
     from safetensors.torch import load_file, save_file
 
-    kind = str(json.loads((base / "config.json").read_text("utf-8"))["model_type"])
+    kind = model_type(base)
     family = FAMILIES.get(kind)
     renamed = dict(family.renamed) if family else {}
     if not renamed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,14 @@ import torch
 
 from curbside.agents.finetuning.card import AdapterCard, write_card
 from curbside.agents.finetuning.dialogue import dialogues
-from curbside.agents.finetuning.export import base_digest, check_adapter, machine, plain, versions
+from curbside.agents.finetuning.export import (
+    base_digest,
+    check_adapter,
+    machine,
+    model_type,
+    plain,
+    versions,
+)
 from curbside.agents.finetuning.families import FAMILIES, lora_targets
 from curbside.agents.finetuning.material import Material
 from curbside.agents.finetuning.recipe import Recipe
@@ -137,20 +143,6 @@ def finetune_vlm(
         plain(folder, base.name)
         write_card(card, folder)
     return card, False
-
-
-def model_type(folder: Path) -> str:
-    """``model_type`` of a model's config.json.  Raises AgentUnavailable."""
-    import json
-
-    try:
-        config: Mapping[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
-        return str(config["model_type"])
-    except (OSError, ValueError, KeyError) as e:
-        raise AgentUnavailable(
-            f"the model's config.json cannot be read ({type(e).__name__})",
-            hint="give the folder of a model as save_pretrained writes it",
-        ) from None
 
 
 def _loaded(base: VlmBase, recipe: Recipe) -> tuple[Any, Any]:

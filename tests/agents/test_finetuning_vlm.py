@@ -314,6 +314,8 @@ def test_names_for_vllm(world: Path, tmp_path: Path) -> None:
         for_vllm(world / "llava", tmp_path / "v")
     with pytest.raises(UserError, match="reads checkpoints of type 'idefics3' as they are"):
         for_vllm(world / "idefics3", tmp_path / "w")
+    with pytest.raises(AgentUnavailable, match=r"config\.json cannot be read"):
+        for_vllm(tmp_path / "no model", tmp_path / "w")
 
 
 def test_the_command(world: Path, tmp_path: Path) -> None:
