@@ -12,12 +12,14 @@ from curbside.agents.fleet_spec import (
     FleetSpec,
     Limits,
     TransformersSpec,
+    VisionSpec,
 )
 from curbside.agents.prompting import load_prompt
+from curbside.agents.report_draft import ReportTemplate, load_report
 from curbside.errors import ConfigError, UserError
 from curbside.indexes.pretrained import model_folder
 
-__all__ = ["encoder_base", "local_folder", "vlm_base"]
+__all__ = ["encoder_base", "local_folder", "report_of", "vlm_base"]
 
 
 def vlm_base(name: str, spec: FleetSpec, folder: Path) -> VlmBase | None:
@@ -67,6 +69,16 @@ def encoder_base(name: str) -> tuple[str, Path | None]:
         return EMBEDDED, None
     folder = local_folder(name, Path())
     return folder.name if Path(name).is_dir() else name, folder
+
+
+def report_of(name: str, spec: FleetSpec, folder: Path) -> ReportTemplate:
+    """The template of an agent's reports; the one that ships where it has none.
+
+    Raises:
+        ConfigError: of the template.
+    """
+    agent = spec.agents.get(name)
+    return load_report(agent.report if isinstance(agent, VisionSpec) else "chest-1", folder)
 
 
 def local_folder(name: str, beside: Path) -> Path:

@@ -8,14 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from curbside.agents.finetuning.adaptable import encoder_base, vlm_base
+from curbside.agents.finetuning.adaptable import encoder_base, report_of, vlm_base
 from curbside.agents.finetuning.card import AdapterCard
 from curbside.agents.finetuning.encoders import finetune_encoder
 from curbside.agents.finetuning.material import material_of
 from curbside.agents.finetuning.recipe import METHODS, PARTS, Recipe, load_recipe
 from curbside.agents.finetuning.vlm import finetune_vlm
-from curbside.agents.fleet_spec import FleetSpec, VisionSpec
-from curbside.agents.report_draft import load_report
+from curbside.agents.fleet_spec import FleetSpec
 from curbside.cases import read_cases
 from curbside.errors import UserError
 
@@ -70,14 +69,12 @@ def adapt(
     base = vlm_base(agent, spec, folder)
     encoder = None if base is not None else _encoder(agent, spec)
     cases = read_cases(manifest)
-    own = spec.agents.get(agent)
-    report = load_report(own.report if isinstance(own, VisionSpec) else "chest-1", folder)
     material = material_of(
         cases,
         shots=shots,
         seed=seed,
         held_out=0.0 if recipe.method == "linear" else recipe.held_out,
-        report=report,
+        report=report_of(agent, spec, folder),
         closed_only=encoder is not None,
     )
     watched = len(material.held_out)

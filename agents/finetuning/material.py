@@ -309,15 +309,13 @@ def _watched(cases: Cases, lessons: Sequence[Lesson], share: float, seed: int) -
 
 def _few(lessons: Sequence[Lesson], shots: int, seed: int) -> list[Lesson]:
     """The draw that the embedded agents make of the same cases."""
-    names: dict[str, list[str]] = {"task": [x.task for x in lessons]}
-    names["label"] = [x.label for x in lessons]
     empty = np.full(len(lessons), "")
     few = Examples(
-        np.arange(len(lessons)),
-        empty,
-        empty,
-        np.array(names["task"], np.str_),
-        np.array(names["label"], np.str_),
-        {},
+        rows=np.arange(len(lessons)),
+        digests=empty,
+        modalities=empty,
+        tasks=np.array([x.task for x in lessons], np.str_),
+        labels=np.array([x.label for x in lessons], np.str_),
+        options={},
     ).few(shots, seed=seed)
     return [lessons[i] for i in few.rows.tolist()]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,11 +39,11 @@ def finetune_promote(
 
     Exit code 1: a check did not pass, and the fleet file is as it was.
     """
+    from curbside.agents.finetuning.adaptable import report_of
     from curbside.agents.finetuning.card import read_card, write_card
     from curbside.agents.finetuning.material import material_of
-    from curbside.agents.fleet_spec import VisionSpec, load_fleet_spec
+    from curbside.agents.fleet_spec import load_fleet_spec
     from curbside.agents.opening import open_agent
-    from curbside.agents.report_draft import load_report
     from curbside.cases import read_cases
     from curbside.errors import UserError
     from curbside.evals.gate import RULES, lines, load_rules
@@ -58,16 +59,14 @@ def finetune_promote(
     held = against or (card.agent if card.agent in spec.agents else "")
     title, old = _held_against(held, spec, fleet.parent)
     manifest = read_cases(cases)
-    own = spec.agents.get(card.agent)
-    report = load_report(own.report if isinstance(own, VisionSpec) else "chest-1", fleet.parent)
-    chosen: dict[str, Any] = {
-        "held_out": 0.0,
-        "report": report,
-        "closed_only": card.kind == "encoder",
-    }
-    learned = material_of(manifest, **chosen)
-    tune = material_of(manifest, role="tune", **chosen)
-    found, by_task = measured(new, old, learned.train, tune)
+    material = partial(
+        material_of,
+        manifest,
+        held_out=0.0,
+        report=report_of(card.agent, spec, fleet.parent),
+        closed_only=card.kind == "encoder",
+    )
+    found, by_task = measured(new, old, material().train, material(role="tune"))
     checks = judge_adapter(found, title, load_rules(rules or RULES), replicates=replicates)
     for line in lines(checks):
         typer.echo(line)
