@@ -67,6 +67,11 @@ class Case:
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     line: int = 0
 
+    @property
+    def own_group(self) -> str:
+        """Its group, or one of its own where it has none: what is drawn and kept whole."""
+        return self.group or f"case {self.id}"
+
     def study(self) -> Study:
         """The study with its question; no pixel is read.
 

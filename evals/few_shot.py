@@ -237,7 +237,7 @@ def _pooled(point: Point, modality: Mapping[str, str]) -> Point:
 
 def _gains(points: Sequence[Point], test: Cases, modality: Mapping[str, str]) -> list[Gain]:
     """Macro over modalities; draws are averaged, groups are resampled within each modality."""
-    named = np.array([c.group or f"case {c.id}" for c in test], np.str_)
+    named = np.array([c.own_group for c in test], np.str_)
     groups, group = np.unique(named, return_inverse=True)
     names, of = np.unique([modality[t] for t in test.tasks.tolist()], return_inverse=True)
     strata = np.zeros(len(groups), np.intp)

@@ -90,15 +90,10 @@ def measured(
         old=scores[1],
         answered=np.array([isinstance(r, Reading) for r in said[0]], np.float32),
         answered_old=np.array([isinstance(r, Reading) for r in said[1]], np.float32),
-        commonest=np.array(
-            [_words(common.get(x.task, ""), x) for x in lessons],
-            np.float32,
-        ),
+        commonest=np.array([_words(common.get(x.task, ""), x) for x in lessons], np.float32),
         task=tasks,
         label=np.array([x.answer for x in lessons], np.str_),
-        group=np.array(
-            [tune.cases[x.row].group or f"case {tune.cases[x.row].id}" for x in lessons], np.str_
-        ),
+        group=np.array([tune.cases[x.row].own_group for x in lessons], np.str_),
     )
     by_task = {str(t): float(scores[0][tasks == t].mean()) for t in np.unique(tasks)}
     return found, by_task

@@ -116,7 +116,7 @@ def onboard(
     features = workspace.features(mine)
     usable = np.flatnonzero(features.usable)
     mine, features = mine.take(usable), features.take(usable)
-    named = np.array([c.group or f"case {c.id}" for c in mine], np.str_)
+    named = np.array([c.own_group for c in mine], np.str_)
     groups = np.unique(named)
     if len(groups) < 4:
         raise UserError(

@@ -153,8 +153,8 @@ def material_of(
     if role == "train":
         _refuse_one_class(usable)
     watched = _watched(cases, usable, held_out, seed)
-    learned = [x for x in usable if _group(cases[x.row]) not in watched]
-    held = [x for x in usable if _group(cases[x.row]) in watched]
+    learned = [x for x in usable if cases[x.row].own_group not in watched]
+    held = [x for x in usable if cases[x.row].own_group in watched]
     if shots is not None:
         few_held = max(1, round(shots * held_out))
         learned, held = _few(learned, shots, seed), _few(held, few_held, seed)
@@ -281,19 +281,15 @@ def _refuse_one_class(lessons: Sequence[Lesson]) -> None:
         )
 
 
-def _group(case: Case) -> str:
-    return case.group or f"case {case.id}"
-
-
 def _watched(cases: Cases, lessons: Sequence[Lesson], share: float, seed: int) -> set[str]:
     """Groups that early stopping watches: whole, and never the last of a label."""
-    groups = sorted({_group(cases[x.row]) for x in lessons})
+    groups = sorted({cases[x.row].own_group for x in lessons})
     if share == 0 or len(groups) < FEWEST_GROUPS:
         return set()
     left = Counter((x.task, x.label) for x in lessons)
     of: dict[str, Counter[tuple[str, str]]] = {}
     for x in lessons:
-        of.setdefault(_group(cases[x.row]), Counter())[x.task, x.label] += 1
+        of.setdefault(cases[x.row].own_group, Counter())[x.task, x.label] += 1
     order = np.random.default_rng([seed, 11]).permutation(len(groups))
     wanted = max(1, round(share * len(groups)))
     taken: set[str] = set()
