@@ -233,7 +233,6 @@ class AverageRule:
         theirs = np.where(specialist >= 0, status[rows, specialist], ResponseStatus.FAILED)
         second = want & (theirs == ResponseStatus.NOT_ASKED)
         ask[rows[second], specialist[second]] = True
-        asking = ask.any(axis=1)
 
         read = status == ResponseStatus.READ
         weights = np.zeros(status.shape, np.float32)
@@ -241,8 +240,7 @@ class AverageRule:
         mine = np.flatnonzero(specialist >= 0)
         own = specialist[mine]
         weights[mine, own] = read[mine, own] * np.float32(self.config.weight)
-        total = weights.sum(axis=1, keepdims=True)
-        weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+        weights = _shares(weights)
 
         first, other = specialist.astype(np.int16), np.full(n, g, np.int16)
         parts = [
@@ -251,18 +249,11 @@ class AverageRule:
         ]
         agree = _at(responses.choice, first) == _at(responses.choice, other)
         sure = np.where(agree, parts[0] + parts[1], np.maximum(parts[0], parts[1]))
-        some = total[:, 0] > 0
-        low = some & (sure < self.config.floor) & ~novel
-        action = np.where(some & ~novel & ~low, Action.ANSWER, Action.REFER).astype(np.int8)
-        action[asking] = Action.ASK
         alone = (weights > 0).sum(axis=1) == 1
         thin = np.where(specialist >= 0, _CODE["rare"], _CODE["no_specialist"])
         single = np.where(both | ~read[:, g], _CODE["fallback"], thin)
         reason = np.where(alone, single, _CODE["averaged"])
-        reason = np.where(low, _CODE["below_floor"], reason)
-        reason = np.where(~some & ~asking, _CODE["no_reading"], reason)
-        reason = np.where(novel, _CODE["novel"], reason)
-        step = Step(action, ask, weights, reason.astype(np.int16))
+        step = _mean_answers(ask, weights, sure, reason, novel, self.config.floor)
         return _held_unproven(step, assessments, self.config)
 
 
@@ -307,9 +298,8 @@ class ConsultRule:
             at = np.flatnonzero(want & (column >= 0))
             ask[at, column[at]] = status[at, column[at]] == ResponseStatus.NOT_ASKED
             weights[at, column[at]] = read[at, column[at]]
-        asking = ask.any(axis=1)
-        readers = weights.sum(axis=1, keepdims=True)
-        weights = np.divide(weights, readers, out=np.zeros_like(weights), where=readers > 0)
+        several = (weights > 0).sum(axis=1) > 1
+        weights = _shares(weights)
 
         share = np.where(weights > 0, weights * np.nan_to_num(responses.confidence), 0)
         same = np.zeros(n, np.float32)
@@ -317,17 +307,10 @@ class ConsultRule:
             own = _at(responses.choice, column)
             agreed = (responses.choice == own[:, None]) & (weights > 0)
             same = np.maximum(same, (share * agreed).sum(axis=1))
-        some = readers[:, 0] > 0
-        low = some & (same < self.config.floor) & ~novel
-        action = np.where(some & ~novel & ~low, Action.ANSWER, Action.REFER).astype(np.int8)
-        action[asking] = Action.ASK
         own = np.where(known, _CODE["sure_enough"], _CODE["rare"])
         alone = np.where(read[:, g], own, _CODE["fallback"])
-        reason = np.where(readers[:, 0] > 1, _CODE["averaged"], alone)
-        reason = np.where(low, _CODE["below_floor"], reason)
-        reason = np.where(~some & ~asking, _CODE["no_reading"], reason)
-        reason = np.where(novel, _CODE["novel"], reason)
-        step = Step(action, ask, weights, reason.astype(np.int16))
+        reason = np.where(several, _CODE["averaged"], alone)
+        step = _mean_answers(ask, weights, same, reason, novel, self.config.floor)
         return _held_unproven(step, assessments, self.config)
 
 
@@ -433,6 +416,36 @@ def _first_that_reads(
     why = np.where(low, _CODE["below_floor"], why)
     why = np.where(~answered & ~asking & ~hold, _CODE["no_reading"], why)
     return Step(action, ask, weights, why.astype(np.int16))
+
+
+def _shares(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows that add up to 1; a row of zeros stays one."""
+    total, out = weights.sum(axis=1, keepdims=True), np.zeros_like(weights)
+    np.divide(weights, total, out=out, where=total > 0)
+    return out
+
+
+def _mean_answers(
+    ask: NDArray[np.bool_],
+    weights: NDArray[np.float32],
+    sure: NDArray[np.floating],
+    reason: NDArray[np.integer],
+    novel: NDArray[np.bool_],
+    floor: float,
+) -> Step:
+    """Ask first; then the mean answers, provisionally where novel or less sure than the floor.
+
+    Args:
+        reason: why the mean answers, where it does.
+    """
+    asking, some = ask.any(axis=1), (weights > 0).any(axis=1)
+    low = some & (sure < floor) & ~novel
+    action = np.where(some & ~novel & ~low, Action.ANSWER, Action.REFER).astype(np.int8)
+    action[asking] = Action.ASK
+    reason = np.where(low, _CODE["below_floor"], reason)
+    reason = np.where(~some & ~asking, _CODE["no_reading"], reason)
+    reason = np.where(novel, _CODE["novel"], reason)
+    return Step(action, ask, weights, reason.astype(np.int16))
 
 
 def _held_unproven(step: Step, assessments: Assessments, config: PolicyConfig) -> Step:
