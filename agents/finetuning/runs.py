@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,7 +24,11 @@ from curbside.agents.finetuning.recipe import Recipe
 from curbside.errors import CurbsideError, StorageError, UserError
 from curbside.storage import new_folder, write_text
 
-__all__ = ["Run", "Trained", "arguments", "fit", "half_precision", "metrics_of", "quiet"]
+if TYPE_CHECKING:
+    from curbside.agents.finetuning.watch import Watch
+
+__all__ = ["Run", "Trained", "arguments", "fit", "go_on", "half_precision", "metrics_of",
+           "quiet"]  # fmt: skip
 
 RUN_FILE = "run.json"
 _FREE_BYTES = 2**20
@@ -167,36 +171,12 @@ def fit(
 
     Raises:
         UserError: the loss became infinite or no number.
-        StorageError: the disk is full; checkpoints written before are whole.
+        StorageError: see :func:`go_on`.
     """
-    from transformers import EarlyStoppingCallback, PrinterCallback
+    from transformers import EarlyStoppingCallback
 
-    from curbside.agents.finetuning.watch import Watch, last_whole
-    from curbside.progress import steps
-
-    checkpoint, before = last_whole(run.work)
-    _drop_others(run.work, checkpoint)
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     stopping = [EarlyStoppingCallback(recipe.patience)] if watched else []
-    with quiet():
-        trainer = make(stopping)
-        planned = _planned(trainer)
-        trainer.remove_callback(PrinterCallback)
-        with steps(label, max(planned - done, 0)) as show:
-            watch = Watch(show, before)
-            trainer.add_callback(watch)
-            try:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            except CurbsideError:
-                raise
-            except Exception as e:
-                # safetensors and torch raise errors of their own for a full disk
-                if isinstance(e, OSError) or shutil.disk_usage(run.out).free < _FREE_BYTES:
-                    raise StorageError(
-                        f"cannot write a checkpoint below {run.out}: {type(e).__name__}",
-                        hint="free some space, then run it again: it goes on",
-                    ) from e
-                raise
+    trainer, watch = go_on(run.work, lambda: make(stopping), label)
     if watch.diverged_at is not None:
         shutil.rmtree(run.work, ignore_errors=True)
         raise UserError(
@@ -206,12 +186,53 @@ def fit(
     history = trainer.state.log_history
     return trainer, Trained(
         steps=int(trainer.state.global_step),
-        planned=planned,
+        planned=_planned(trainer),
         loss=next((float(h["loss"]) for h in reversed(history) if "loss" in h), math.nan),
         losses=tuple((int(h["step"]), float(h["eval_loss"])) for h in history if "eval_loss" in h),
         seconds=watch.seconds,
         peak_mib=watch.peak_mib,
     )
+
+
+def go_on(work: Path, make: Callable[[], Any], label: str) -> tuple[Any, Watch]:
+    """Train from the last whole checkpoint in a folder, or from the start.
+
+    Args:
+        make: a Trainer that writes into the folder.
+
+    Returns:
+        The trainer, trained, and what was seen of it.
+
+    Raises:
+        StorageError: the disk is full; checkpoints written before are whole.
+    """
+    from transformers import PrinterCallback
+
+    from curbside.agents.finetuning.watch import Watch, last_whole
+    from curbside.progress import steps
+
+    checkpoint, before = last_whole(work)
+    _drop_others(work, checkpoint)
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    with quiet():
+        trainer = make()
+        trainer.remove_callback(PrinterCallback)
+        with steps(label, max(_planned(trainer) - done, 0)) as show:
+            watch = Watch(show, before)
+            trainer.add_callback(watch)
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except CurbsideError:
+                raise
+            except Exception as e:
+                # safetensors and torch raise errors of their own for a full disk
+                if isinstance(e, OSError) or shutil.disk_usage(work.parent).free < _FREE_BYTES:
+                    raise StorageError(
+                        f"cannot write a checkpoint below {work.parent}: {type(e).__name__}",
+                        hint="free some space, then run it again: it goes on",
+                    ) from e
+                raise
+    return trainer, watch
 
 
 def metrics_of(trained: Trained) -> dict[str, float | None]:
@@ -226,10 +247,8 @@ def metrics_of(trained: Trained) -> dict[str, float | None]:
 
 def _planned(trainer: Any) -> int:
     """Steps that a trainer is going to take, as transformers counts them."""
-    a_round, together = (
-        len(trainer.get_train_dataloader()),
-        trainer.args.gradient_accumulation_steps,
-    )
+    a_round = len(trainer.get_train_dataloader())
+    together = trainer.args.gradient_accumulation_steps
     epochs = float(trainer.args.num_train_epochs)
     steps: int = math.ceil(epochs * max(1, -(-a_round // together)))
     return steps

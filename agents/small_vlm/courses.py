@@ -6,7 +6,6 @@ Checkpoints lie in the course's folder until it is finished.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,17 +63,15 @@ def run_course(
     seed: int,
     label: str,
 ) -> None:
-    """Train, or go on from the last whole checkpoint in ``folder``."""
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    """Train, or go on from the last whole checkpoint in ``folder``.
 
-    from curbside.agents.finetuning.watch import Watch, last_whole
-    from curbside.progress import steps
+    Raises:
+        StorageError: the disk is full; checkpoints written before are whole.
+    """
+    from transformers import Trainer, TrainingArguments
 
-    whole, before = last_whole(folder)
-    for found in folder.glob("checkpoint-*"):
-        # what a kill left half-written
-        if found != whole:
-            shutil.rmtree(found, ignore_errors=True)
+    from curbside.agents.finetuning.runs import go_on
+
     total = -(-len(items) // course.batch)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -97,9 +94,10 @@ def run_course(
         remove_unused_columns=False,
         label_names=[],
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=list(items), data_collator=collate)
-    trainer.remove_callback(PrinterCallback)
-    done = int(whole.name.rpartition("-")[2]) if whole else 0
-    with steps(label, total - done) as show:
-        trainer.add_callback(Watch(show, before))
-        trainer.train(resume_from_checkpoint=str(whole) if whole else None)
+
+    def make() -> Trainer:
+        return Trainer(
+            model=model, args=arguments, train_dataset=list(items), data_collator=collate
+        )
+
+    go_on(folder, make, label)

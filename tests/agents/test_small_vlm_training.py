@@ -20,6 +20,7 @@ from curbside.agents.small_vlm.courses import packed_batches
 from curbside.agents.small_vlm.lessons import corpus_lessons, drawn, visual_lessons
 from curbside.agents.small_vlm.making import Maker
 from curbside.agents.small_vlm.stored import adapted, with_adapter
+from curbside.errors import StorageError
 from curbside.storage import tree_digest
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -171,6 +172,22 @@ def test_a_killed_course_gives_the_same_adapter(
     maker(tmp_path).visual("visual", lambda _: True)
     for stage in ("read", "visual"):
         assert adapter(tmp_path / stage) == adapter(undisturbed / stage), stage
+
+
+def test_a_full_disk_is_said_and_gone_on_from(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Trainer
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+        with pytest.raises(StorageError, match="cannot write a checkpoint"):
+            maker(tmp_path).read()
+    maker(tmp_path).read()
+    assert adapter(tmp_path / "read") == adapter(undisturbed / "read")
 
 
 def test_other_material_or_a_damaged_stage_is_made_again(undisturbed: Path, tmp_path: Path) -> None:
