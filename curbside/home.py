@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curbside.errors import ConfigError
 
-__all__ = ["config_path", "corpus_manifest", "home"]
+if TYPE_CHECKING:
+    from curbside.config import Config
+
+__all__ = ["config_path", "corpus_manifest", "home", "home_config"]
 
 
 def home() -> Path:
@@ -18,6 +22,18 @@ def home() -> Path:
 def config_path() -> Path:
     """``curbside.yaml`` in the home folder."""
     return home() / "curbside.yaml"
+
+
+def home_config() -> Config:
+    """What ``curbside.yaml`` in the home folder says; the defaults where it is not there.
+
+    Raises:
+        ConfigError: the file is wrong.
+    """
+    from curbside.config import Config, load_config
+
+    path = config_path()
+    return load_config(path) if path.is_file() else Config()
 
 
 def corpus_manifest() -> Path | None:

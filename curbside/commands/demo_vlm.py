@@ -37,11 +37,10 @@ def demo_vlm(
     from curbside import RESEARCH_USE
     from curbside.agents.small_vlm.language import language_file, load_language
     from curbside.cases import read_cases
-    from curbside.config import Config, load_config
     from curbside.errors import UserError
     from curbside.evals.small_vlm_run import Run
     from curbside.evals.small_vlm_table import lines, write_report
-    from curbside.home import config_path, corpus_manifest, home
+    from curbside.home import corpus_manifest, home, home_config
     from curbside.router.workspace import Workspace
 
     started = time.perf_counter()
@@ -54,8 +53,7 @@ def demo_vlm(
             hint="set CURBSIDE_CORPUS, or give --cases MANIFEST (docs/cases.md)",
         )
     everything = read_cases(manifest)
-    config = load_config(config_path()) if config_path().is_file() else Config()
-    workspace = Workspace(home(), config)
+    workspace = Workspace(home(), home_config())
     workspace.build(everything)
     folder = home() / "small-vlm"
     questions = _questions(manifest, folder)

@@ -117,21 +117,19 @@ def _check_base(
 def _held_against(name: str, spec: FleetSpec, folder: Path) -> tuple[str, Agent]:
     """An agent of the fleet by name, or the generalist that serves."""
     from curbside.agents.opening import open_agent
-    from curbside.config import Config, load_config
     from curbside.errors import UserError
-    from curbside.home import config_path, home
+    from curbside.home import home, home_config
     from curbside.router.workspace import Workspace
 
     wanted = name or spec.generalist
     if wanted in spec.agents and spec.agents[wanted].kind not in ("embedded", "person"):
         return wanted, open_agent(wanted, spec.agents[wanted], spec, folder)
-    config = load_config(config_path()) if config_path().is_file() else Config()
     if not spec.embedded:
         raise UserError(
             f"there is no agent {wanted!r} to hold it against; agents: {', '.join(spec.agents)}",
             hint="--against AGENT",
         )
-    trained = Workspace(home(), config).trained()
+    trained = Workspace(home(), home_config()).trained()
     wanted = wanted or trained.generalist
     if wanted not in trained.agents:
         raise UserError(

@@ -117,14 +117,12 @@ def card(
     name: Annotated[str, typer.Argument(help="An agent of the fleet.")], fleet: _Fleet = ""
 ) -> None:
     """Print an agent's model card: what it is, what it cost to build, what it got right."""
-    from curbside.config import Config, load_config
     from curbside.errors import UserError
-    from curbside.home import config_path, home
+    from curbside.home import home, home_config
     from curbside.router.model_cards import model_cards
     from curbside.router.workspace import Workspace
 
-    config = load_config(config_path()) if config_path().is_file() else Config()
-    pages = model_cards(Workspace(home(), config), _open(*fleet_file(fleet)))
+    pages = model_cards(Workspace(home(), home_config()), _open(*fleet_file(fleet)))
     if name not in pages:
         raise UserError(
             f"there is no agent {name!r}; agents: {', '.join(pages)}", hint="curbside fleet list"
@@ -135,24 +133,17 @@ def card(
 def _open(spec: FleetSpec, path: Path) -> Fleet:
     """The fleet of a file; tasks and trained agents come from what was built, if anything was."""
     from curbside.agents.opening import open_fleet
-    from curbside.config import Config, load_config
-    from curbside.home import config_path, home
+    from curbside.home import home, home_config
     from curbside.router.workspace import Workspace
 
-    config = load_config(config_path()) if config_path().is_file() else Config()
-    workspace = Workspace(home(), config)
+    workspace = Workspace(home(), home_config())
     return open_fleet(spec, stored=workspace.trained, folder=path.parent)
 
 
 def fleet_file(fleet: str) -> tuple[FleetSpec, Path]:
     """The fleet file that is meant, and where it is."""
     from curbside.agents.fleet_spec import fleet_path, load_fleet_spec
-    from curbside.config import Config, load_config
-    from curbside.home import config_path, home
+    from curbside.home import home, home_config
 
-    if fleet:
-        path = fleet_path(fleet)
-    else:
-        config = load_config(config_path()) if config_path().is_file() else Config()
-        path = fleet_path(config.fleet.file, home())
+    path = fleet_path(fleet) if fleet else fleet_path(home_config().fleet.file, home())
     return load_fleet_spec(path), path

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from curbside.config import Config
 from curbside.errors import ConfigError
-from curbside.home import config_path, corpus_manifest, home
+from curbside.home import config_path, corpus_manifest, home, home_config
 
 
 def test_home_is_what_the_environment_says(curbside_home: Path) -> None:
@@ -23,6 +24,16 @@ def test_home_by_default(value: str | None, monkeypatch: pytest.MonkeyPatch) -> 
     else:
         monkeypatch.setenv("CURBSIDE_HOME", value)
     assert home() == Path(".curbside")
+
+
+def test_the_home_s_configuration_or_the_defaults(curbside_home: Path) -> None:
+    assert home_config() == Config()
+    curbside_home.mkdir(parents=True, exist_ok=True)
+    config_path().write_text("policy: {kind: tier, floor: 0.7}\n")
+    assert home_config().policy.floor == 0.7
+    config_path().write_text("policy: {kind: guess}\n")
+    with pytest.raises(ConfigError, match="guess"):
+        home_config()
 
 
 def test_no_corpus_is_none() -> None:
