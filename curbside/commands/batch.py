@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from curbside.commands.options import AskedTask, ConfigFile, PolicyFile
+
 __all__ = ["register"]
 
 
@@ -25,13 +27,9 @@ def batch(
     out: Annotated[Path, typer.Option(help="Folder for parts, errors and the summary.")],
     question: Annotated[str, typer.Option(help="Asked of studies that bring no question.")] = "",
     options: Annotated[str, typer.Option(help="Answers to choose from, joined by '|'.")] = "",
-    task: Annotated[str, typer.Option(help="A task that the fleet was trained on.")] = "",
-    policy: Annotated[
-        Path | None, typer.Option(help="Policy file instead of the configuration's.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-    ] = None,
+    task: AskedTask = "",
+    policy: PolicyFile = None,
+    config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Read every study once: OUT/parts/*.parquet, errors.jsonl, summary.json.

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from curbside.commands.options import ConfigFile
+
 __all__ = ["register"]
 
 
@@ -17,9 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def build(
     cases: Annotated[Path, typer.Option(help="Manifest of train, tune and calibration cases.")],
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-    ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Build the index, train the embedded agents, calibrate; reuses what is still valid."""
     from curbside.cases import read_cases

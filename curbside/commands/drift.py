@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from curbside.commands.options import ConfigFile
 
 if TYPE_CHECKING:
     from curbside.indexes.drift import DriftReport
@@ -27,9 +28,7 @@ def drift(
         float, typer.Option(min=1e-6, max=0.5, help="Chance of a false alarm, at most.")
     ] = 0.05,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-    ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Compare the ledger's last cases with calibration; records say so where they differ.
 

@@ -9,6 +9,7 @@ import typer
 
 from curbside.commands.eval_gate import eval_gate, eval_probes, eval_published, eval_report
 from curbside.commands.eval_ledger import eval_ledger
+from curbside.commands.options import ConfigFile
 
 __all__ = ["register"]
 
@@ -71,9 +72,7 @@ def eval_run(
     cases: Annotated[
         Path | None, typer.Option(help="Manifest: CSV, JSONL or Parquet; instead of a suite.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-    ] = None,
+    config: ConfigFile = None,
     replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     phantoms: Annotated[bool, typer.Option(help="Label the cases as phantoms.")] = False,

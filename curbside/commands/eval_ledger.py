@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from curbside.commands.options import ConfigFile
+
 __all__ = ["eval_ledger"]
 
 
@@ -18,9 +20,7 @@ def eval_ledger(
     policy: Annotated[
         Path | None, typer.Option(help="Policy file to test against what happened.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-    ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Make a response matrix of the ledger; with --policy, say how that would have ended cases."""
     from curbside.agents.fleet import read_fleet_file

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from curbside.commands.options import ConfigFile
+
 __all__ = ["finetune_curve"]
 
 
@@ -20,9 +22,7 @@ def finetune_curve(
     minutes: Annotated[
         float, typer.Option(min=0, help="No further generalist is begun after so long.")
     ] = 30.0,
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-    ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Curves over 1, 4, 16, 64 and all labels; where the generalist meets each specialist.
 

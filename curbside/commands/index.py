@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curbside.commands import rarity
+from curbside.commands.options import ConfigFile
 
 if TYPE_CHECKING:
     from curbside.indexes.index_bench import SizeBench
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from curbside.router.workspace import Workspace
 
 __all__ = ["register"]
-
-_Config = Annotated[
-    Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +39,7 @@ def add(
     tune_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of new groups that agents are judged on.")
     ] = 0.3,
-    config: _Config = None,
+    config: ConfigFile = None,
 ) -> None:
     """Make a version with reviewed cases more: fitted, calibrated, competence learned again.
 
@@ -138,7 +135,7 @@ def onboard(
         Path | None, typer.Option(help="Default: onboard-MODALITY.html in CURBSIDE_HOME.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a draw.")] = False,
-    config: _Config = None,
+    config: ConfigFile = None,
 ) -> None:
     """What a few labels of a new modality change: familiarity, recognition, reading; a plot.
 
@@ -187,7 +184,7 @@ def onboard(
 
 def competence(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    config: _Config = None,
+    config: ConfigFile = None,
 ) -> None:
     """How well P(correct) is estimated on tune: five folds by group, log-loss and Brier."""
     from curbside.indexes.competence_report import WAYS, competence_report
@@ -220,7 +217,7 @@ def drift_trial(
     windows: Annotated[int, typer.Option(min=1, help="Windows drawn of each kind.")] = 20,
     size: Annotated[int, typer.Option(min=20, help="Cases of a window, at most.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
-    config: _Config = None,
+    config: ConfigFile = None,
 ) -> None:
     """Is drift seen?  Another source's images mixed in at 0, 10 and 50 %, and perturbed images."""
     from curbside.cases import read_cases

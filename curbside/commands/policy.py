@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from curbside.commands.options import ConfigFile
+
 __all__ = ["register"]
 
 
@@ -39,9 +41,7 @@ def policy_fit(
     role: Annotated[
         str, typer.Option(help="Role to fit on; anything but tune is refused.")
     ] = "tune",
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-    ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Choose a policy and its thresholds on tune, certify its floor, write both with provenance."""
     from curbside.config import load_config, save_policy
@@ -84,9 +84,7 @@ def policy_risk(
         float, typer.Option(min=0.001, max=0.5, help="Chance that a certified rate is exceeded.")
     ] = 0.1,
     out: Annotated[Path | None, typer.Option(help="Also write the curve as JSON.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-    ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """How much the configured policy may answer at each certified error rate (Learn-then-Test).
 

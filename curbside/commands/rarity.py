@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from curbside.commands.options import ConfigFile
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -17,10 +19,6 @@ if TYPE_CHECKING:
     from curbside.router.workspace import Workspace
 
 __all__ = ["add_to"]
-
-_Config = Annotated[
-    Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-]
 
 
 def add_to(index: typer.Typer) -> None:
@@ -40,7 +38,7 @@ def select_novelty(
     scores: Annotated[
         str, typer.Option(help="Scores to compare, joined by commas; default: all.")
     ] = "",
-    config: _Config = None,
+    config: ConfigFile = None,
 ) -> None:
     """Choose projection and novelty score by leaving out modalities, findings and sources.
 
@@ -134,7 +132,7 @@ def stability(
     out: Annotated[
         Path | None, typer.Option(help="Also write the table as Markdown and JSON: FOLDER.")
     ] = None,
-    config: _Config = None,
+    config: ConfigFile = None,
 ) -> None:
     """Route cases, change their pictures a little, route them again: how many routes stay?"""
     import json
@@ -165,7 +163,7 @@ def familiarity(
     out: Annotated[
         Path | None, typer.Option(help="Also write the tables as Markdown and a plot: FOLDER.")
     ] = None,
-    config: _Config = None,
+    config: ConfigFile = None,
 ) -> None:
     """Novelty found by modality, and familiar cases flagged, against what chance allows."""
     from curbside.evals.band_plot import write_page
@@ -193,7 +191,7 @@ def targets(
     sample: Annotated[
         int, typer.Option(min=0, help="Test cases whose routes are perturbed; 0 takes all.")
     ] = 0,
-    config: _Config = None,
+    config: ConfigFile = None,
 ) -> None:
     """Does the served index hold all it must, at once?  Exit code 3 where it does not."""
     import numpy as np

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curbside.commands.options import ConfigFile
+
 if TYPE_CHECKING:
     from curbside.config import Config
     from curbside.readings import CaseRecord
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-Settings = Annotated[
-    Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -39,7 +38,7 @@ def explain(
     revision: Annotated[
         int | None, typer.Option(min=0, help="An earlier record; default: the latest.")
     ] = None,
-    config: Settings = None,
+    config: ConfigFile = None,
     html: Annotated[
         Path | None,
         typer.Option(help="Also write a page with the image and what the reading rests on."),
@@ -72,7 +71,7 @@ def explain(
 def replay(
     case: Annotated[str, typer.Argument(help="Id of a case in the ledger.")],
     policy: Annotated[Path, typer.Option(help="Policy file to decide by.")],
-    config: Settings = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """How a recorded case would end under another policy, from its record alone."""
@@ -103,7 +102,7 @@ def review_list(
     text: Annotated[str, typer.Option(help="In ids, answers, tasks, options or flags.")] = "",
     modality: Annotated[str, typer.Option(help="Only this modality.")] = "",
     flag: Annotated[str, typer.Option(help="Only with this flag, e.g. novel.")] = "",
-    config: Settings = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Cases that wait for a person, the most urgent first."""
@@ -150,7 +149,7 @@ def review_answer(
         int | None,
         typer.Option(min=0, help="What was seen; refused if the case has changed since."),
     ] = None,
-    config: Settings = None,
+    config: ConfigFile = None,
 ) -> None:
     """Answer a case; it ends with that, and the record from before is kept."""
     from curbside.home import home

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curbside.commands.options import AskedTask, ConfigFile, PolicyFile
+
 if TYPE_CHECKING:
     from curbside.readings import CaseRecord
     from curbside.router.api import Router
@@ -29,13 +31,9 @@ def route(
     ],
     question: Annotated[str, typer.Option(help="The question in words.")] = "",
     options: Annotated[str, typer.Option(help="The answers to choose from, joined by '|'.")] = "",
-    task: Annotated[str, typer.Option(help="A task that the fleet was trained on.")] = "",
-    policy: Annotated[
-        Path | None, typer.Option(help="Policy file instead of the configuration's.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration; default: curbside.yaml in CURBSIDE_HOME.")
-    ] = None,
+    task: AskedTask = "",
+    policy: PolicyFile = None,
+    config: ConfigFile = None,
     overlay: Annotated[
         Path | None,
         typer.Option(help="PNG to write: what in the first study's image the reading rests on."),
