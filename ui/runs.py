@@ -86,6 +86,12 @@ class Run:
         return tuple(a for a in self.recording.agents if a not in self.known.serving)
 
     @property
+    def prices(self) -> tuple[float, ...]:
+        """What one call costs, agent by agent, in the fleet's unit."""
+        assert self.recording is not None
+        return tuple(self.recording.matrix.cost.max(axis=0, initial=0).tolist())
+
+    @property
     def frame(self) -> Frame:
         """The asked cases of a run that can be replayed."""
         assert self.outcomes is not None
@@ -195,12 +201,12 @@ def replay(run: Run, setting: Setting) -> Replay:
     """Replay a setting over a run that can be replayed."""
     assert run.recording is not None and run.known is not None
     recording = run.recording
-    price = recording.matrix.cost.max(axis=0, initial=0)
+    price = np.asarray(run.prices, np.float32)
     policy = make_policy(
         setting.config(),
         agents=recording.agents,
         generalist=run.known.generalist,
-        costs=dict(zip(recording.agents, price.tolist(), strict=True)),
+        costs=dict(zip(recording.agents, run.prices, strict=True)),
     )
     d = recording.decide(policy)
     right = right_of(recording.matrix, d.weights) > 0.5

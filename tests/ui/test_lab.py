@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -202,11 +203,17 @@ def test_a_floor_of_one_answers_nothing_it_is_not_sure_of(run):
     assert t.net_benefit == pytest.approx(-0.25, abs=0.05)
 
 
-def test_cost_weight_moves_cases_only_under_competence(run):
-    free = replay(run, Setting(kind="competence"))
-    dear = replay(run, Setting(kind="competence", cost_weight=0.5))
-    assert free.calls.shape == dear.calls.shape
-    assert tally(run, dear).calls <= tally(run, free).calls + 1e-6
+def test_cost_weight_moves_cases_only_where_costs_differ(run):
+    free, dear = (Setting(kind="competence", cost_weight=w) for w in (0.0, 0.5))
+    assert len(set(run.prices)) == 1
+    assert not moves(run, replay(run, free), replay(run, dear))
+    matrix = run.recording.matrix
+    cost = matrix.cost.copy()
+    cost[:, [a.startswith("specialist") for a in matrix.agents]] *= 3
+    other = replace(run, recording=replace(run.recording, matrix=replace(matrix, cost=cost)))
+    assert len(set(other.prices)) == 2
+    saved = replay(other, free).cost.sum() - replay(other, dear).cost.sum()
+    assert saved > 0 and moves(other, replay(other, free), replay(other, dear))
 
 
 def test_numbers_of_the_curves(run):
@@ -257,6 +264,7 @@ def test_sliders_replay_at_once_and_list_what_moves(opened, lab_home):
     assert any("novel let through" in str(d.value) for d in app.dataframe)
     app.radio(key="lab_kind").set_value("competence").run()
     assert app.slider(key="lab_cost")
+    assert any("Every agent costs the same" in c.value for c in app.caption)
     app.radio(key="lab_kind").set_value("cascade").run()
     assert app.slider(key="lab_second")
     app.radio(key="lab_kind").set_value("average").run()

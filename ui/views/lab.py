@@ -187,6 +187,8 @@ def _own_sliders(run: Run, base: Setting, kind: str) -> dict[str, Any]:
             format="%.3f",
             key="lab_cost",
         )
+        if len(set(run.prices)) < 2:
+            st.caption("Every agent costs the same in this run, so this weight moves no case.")
     if Setting.has(kind, "minimum_support"):
         out["minimum_support"] = st.slider(
             "Minimum support: below it the generalist reads",
