@@ -231,6 +231,11 @@ def test_blind_first_hides_the_answer_on_every_page(opened, home, jobs, ledger):
 
 def test_asking_and_rerouting_are_jobs_and_no_rerun_infers(opened, home, jobs, ledger):
     app = opened("case", case="study-strange", reader="Dr. A")
+    # who is likeliest to be right comes first
+    known = {c.agent: c.estimate for c in ledger.record("study-strange").competence}
+    offered = app.selectbox(key="ask-agent-study-strange").options
+    ranked = [known.get(a, -1.0) for a in offered]
+    assert len(set(offered)) > 1 and ranked == sorted(ranked, reverse=True)
     (asks,) = [b for b in app.button if b.label == "Ask"]
     asks.click().run()
     (route,) = [b for b in app.button if b.label == "Re-route"]

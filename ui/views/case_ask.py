@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -25,7 +26,7 @@ _JOBS = "cb_case_jobs"
 def ask_and_reroute(entry: Entry, record: CaseRecord) -> None:
     """Both forms, and what became of what was asked."""
     try:
-        agents = _agents()
+        agents = _by_competence(_agents(), record)
     except CurbsideError as e:
         st.html(error_state("There is no fleet to ask", e.message, e.hint))
         return
@@ -74,6 +75,12 @@ def _agents() -> tuple[str, ...]:
     spec = load_fleet_spec(fleet_path(config().fleet.file, where()))
     trained = where() / config().stores.fleet
     return spec.askable([a.name for a in read_fleet_file(trained).agents] if spec.embedded else [])
+
+
+def _by_competence(agents: Sequence[str], record: CaseRecord) -> list[str]:
+    """Who is likeliest to be right on this case first; then those of whom nothing is known."""
+    known = {c.agent: c.estimate for c in record.competence}
+    return sorted(agents, key=lambda a: -known.get(a, -1.0))
 
 
 def _hand_in(case: str, kind: str, title: str, **payload: Any) -> None:
