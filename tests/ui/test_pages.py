@@ -59,6 +59,7 @@ def test_filters_come_from_the_address_and_go_there(opened, home):
     assert set(rows(app)) == {"study-xray", "study-ct", "study-skin"}
     app.text_input(key="q").set_value("xray").run()
     assert rows(app) == ["study-xray"]
+    assert "1</b> case<" in words(app)
     app.text_input(key="q").set_value("nothing like it").run()
     assert "No case matches" in words(app)
 

@@ -188,7 +188,7 @@ def _bar(view: View, counts: Counts, found: Page, rows: Sequence[Row]) -> None:
         shown = counts.waiting if view.waiting else counts.total
         st.html(
             f'<span class="cb-small cb-quiet"><b class="cb-num" style="color:var(--cb-ink)">'
-            f"{shown:,}</b> {'waiting' if view.waiting else 'cases'}"
+            f"{shown:,}</b> {'waiting' if view.waiting else 'case' if shown == 1 else 'cases'}"
             + (
                 f" · {late} here beyond the wait cap, lifted"
                 if late and view.sort == "priority"
