@@ -205,6 +205,9 @@ def _changes(
     low = ["without a floor" if v.reason == "below_floor" else "" for v in verdicts]
     assert len(low) == n
     changes.append(_Change(low, facts, _with(config, floor=0.0)))
+    text = "if a reader might answer that nothing shows to read such cases well"
+    held = [text if v.reason == "unproven" else "" for v in verdicts]
+    changes.append(_Change(held, facts, _with(config, hold_unproven=False)))
     return changes
 
 

@@ -124,6 +124,8 @@ def test_who_was_never_shown_to_read_the_like_does_not_answer(built: Built) -> N
     assert record.outcome.status == Status.NEEDS_REVIEW
     assert record.outcome.provisional in record.options
     assert "unproven" in {r.code for r in record.outcome.reasons}
+    (free,) = [c for c in record.outcome.counterfactuals if c.change.startswith("if a reader")]
+    assert free.then == f"it would be answered by {record.outcome.reader}"
 
 
 @pytest.mark.parametrize("tier", ["common", "rare"])
