@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from curbside.evals.few_shot import ALL, Curves, lines
+from curbside.evals.curve_text import lines
+from curbside.evals.curves import ALL, Curves
 from curbside.storage import write_text
 
 __all__ = ["figure", "write_page"]

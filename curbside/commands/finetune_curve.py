@@ -32,7 +32,8 @@ def finetune_curve(
     from curbside.cases import read_cases
     from curbside.config import load_config
     from curbside.evals.curve_plot import write_page
-    from curbside.evals.few_shot import few_shot_curves, lines, parse_shots
+    from curbside.evals.curve_text import lines
+    from curbside.evals.few_shot import few_shot_curves, parse_shots
     from curbside.home import config_path, home
     from curbside.router.workspace import Workspace
     from curbside.storage import write_text

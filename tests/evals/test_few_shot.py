@@ -11,9 +11,11 @@ import pytest
 from curbside.agents.contract import AgentCard, FakeAgent
 from curbside.cases import read_cases
 from curbside.errors import UserError
-from curbside.evals import few_shot
+from curbside.evals import few_shot_points
 from curbside.evals.curve_plot import figure, write_page
-from curbside.evals.few_shot import ALL, Point, crossing, few_shot_curves, lines, parse_shots
+from curbside.evals.curve_text import lines
+from curbside.evals.curves import ALL, Curves, Point, crossing
+from curbside.evals.few_shot import few_shot_curves, parse_shots
 from curbside.indexes.features import Features
 
 
@@ -131,9 +133,9 @@ def trained(monkeypatch):
     def generalist(workspace, built, features, test, folder, shots, seed):
         share = {1: 0.4, 16: 0.9, ALL: 1.0}[shots]
         right = np.arange(len(test.cases)) % 10 < 10 * share
-        return few_shot._Made(right, 1000, 30.0 + seed, 512.0)
+        return few_shot_points.Made(right, 1000, 30.0 + seed, 512.0)
 
-    monkeypatch.setattr(few_shot, "_generalist", generalist)
+    monkeypatch.setattr(few_shot_points, "generalist", generalist)
 
 
 def test_side_by_side_with_what_each_took(workspace, tmp_path, trained):
@@ -191,5 +193,5 @@ def test_the_command_writes_numbers_and_plot(workspace, tmp_path, trained, monke
     said = CliRunner().invoke(app, [*call, "--shots", "1,16", "--seeds", "1"]).stdout
     assert "labels of the modality until its specialist is matched" in said
     assert (out / "curve.html").is_file()
-    kept = few_shot.Curves.model_validate_json((out / "curve.json").read_bytes())
+    kept = Curves.model_validate_json((out / "curve.json").read_bytes())
     assert {p.shots for p in kept.points} == {1, 16}
