@@ -27,6 +27,7 @@ from curbside.agents.fleet import FORMAT as FLEET_FORMAT
 from curbside.agents.fleet import Fleet
 from curbside.agents.fleet_spec import FleetSpec, fleet_path, load_fleet_spec
 from curbside.agents.opening import open_fleet
+from curbside.agents.tasks import options_by_task, tasks_by_modality
 from curbside.cases import Cases, read_cases
 from curbside.config import Config, model_digest
 from curbside.errors import IndexCorrupt, IndexMismatch, NotBuilt
@@ -499,19 +500,9 @@ def _training(config: Config) -> str:
 
 def _tasks(cases: Cases) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """Task → options, and modality → tasks with the commonest first, of training cases."""
-    options: dict[str, tuple[str, ...]] = {}
-    counts: Counter[tuple[str, str]] = Counter()
-    for case in cases.take(cases.where(role="train")):
-        if not case.task or not case.label:
-            continue
-        known = options.get(case.task, ())
-        offered = case.options or (case.label,)
-        options[case.task] = known + tuple(o for o in offered if o not in known)
-        counts[case.modality or "", case.task] += 1
-    tasks_of: dict[str, tuple[str, ...]] = {}
-    for (modality, task), _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        tasks_of[modality] = (*tasks_of.get(modality, ()), task)
-    return options, tasks_of
+    train = [c for c in cases.take(cases.where(role="train")) if c.task and c.label]
+    options = options_by_task((c.task or "", c.options or (c.label or "",)) for c in train)
+    return options, tasks_by_modality((c.modality or "", c.task or "") for c in train)
 
 
 def _manifest(cases: Cases, digests: Sequence[str]) -> str:

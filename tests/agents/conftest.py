@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from curbside.agents import fleet_plan
 from curbside.agents import train as train_module
 from curbside.agents.fleet import Fleet
 from curbside.agents.train import train_fleet
@@ -117,18 +118,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         quick = Recipe(1, 32, 1e-3, 1e-3, 0.05, 0.4)
         for name in ("SPECIALIST", "GENERALIST", "FEW_SHOT_GENERALIST"):
-            patch.setattr(train_module, name, quick)
+            patch.setattr(fleet_plan, name, quick)
         source = FeatureSource(Lite0Encoder(threads=1), folder=folder / "cache")
         text = HashedText()
         features = source.of(cases.studies())
         made = World(cases, source, text, features, folder / "fleet")
-        build: Callable[..., None] = train_module._Trainer.build
+        build: Callable[..., None] = train_module._build
 
-        def counted(self: Any, plan: Any, where: Path, advance: Any) -> None:
+        def counted(plan: Any, *args: Any) -> None:
             made.built.append(plan.name)
-            build(self, plan, where, advance)
+            build(plan, *args)
 
-        patch.setattr(train_module._Trainer, "build", counted)
+        patch.setattr(train_module, "_build", counted)
         made.train(made.folder, twin=True)
         yield made
     torch.set_num_threads(threads)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from curbside.agents import fleet_plan, learners
 from curbside.agents import train as train_module
 from curbside.agents.fleet import AGENT_FILE, FLEET_FILE, Fleet
 from curbside.agents.heads import Blend
@@ -205,7 +206,7 @@ def test_killed_half_way_and_gone_on_with_another_seed(
     world: Any, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = world.load(copy)
-    build, calls = train_module.fine_tune, []
+    build, calls = learners.fine_tune, []
 
     def third(*args: Any, **kwargs: Any) -> None:
         calls.append(1)
@@ -213,7 +214,7 @@ def test_killed_half_way_and_gone_on_with_another_seed(
             raise KeyboardInterrupt
         build(*args, **kwargs)
 
-    monkeypatch.setattr(train_module, "fine_tune", third)
+    monkeypatch.setattr(learners, "fine_tune", third)
     with pytest.raises(KeyboardInterrupt):
         world.train(copy, seeded(1))
     still = world.load(copy)
@@ -407,7 +408,7 @@ def test_names_that_folders_and_torch_do_not_take(
 
     With so few cases that a published recipe comes to five steps.
     """
-    monkeypatch.setattr(train_module, "GENERALIST", Recipe(5, 64, 1e-3, 1e-3, 0.05, 0.4))
+    monkeypatch.setattr(fleet_plan, "GENERALIST", Recipe(5, 64, 1e-3, 1e-3, 0.05, 0.4))
     odd = {
         "discs": ("CT/../chest", "v1.0/keys", None),
         "stripes": (None, "keys", None),
