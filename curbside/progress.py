@@ -17,39 +17,17 @@ _LINE_EVERY = 30.0
 
 @contextmanager
 def bar(label: str, total: int) -> Iterator[Advance]:
-    """Show ``label`` with rate and remaining time on stderr; yields a function to advance it.
-
-    On a terminal it is drawn live; elsewhere (CI logs) one line is printed at the end.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<34}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda n: progress.advance(task, n)
+    """:func:`steps` of a known number, with nothing to say beside; yields what advances it."""
+    with steps(label, total) as show:
+        yield lambda n: show(n, "")
 
 
 @contextmanager
 def steps(label: str, total: int | None) -> Iterator[Show]:
-    """Like :func:`bar`, with rate and a note, and a total that may be unknown.
+    """Show ``label`` with rate, time left and a note on stderr; the total may be unknown.
 
-    Elsewhere than on a terminal a line is printed every half minute and at the end.
+    On a terminal it is drawn live; elsewhere (CI logs) a line is printed every half minute and at
+    the end.
     """
     from rich.console import Console
     from rich.progress import (
@@ -64,7 +42,7 @@ def steps(label: str, total: int | None) -> Iterator[Show]:
     console = Console(stderr=True, soft_wrap=True)
     done, started, last = 0, time.monotonic(), time.monotonic()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description:<34}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -78,11 +56,15 @@ def steps(label: str, total: int | None) -> Iterator[Show]:
         task = progress.add_task(label, total=total, rate="", note="")
 
         def line(note: str) -> None:
-            rate = done / max(time.monotonic() - started, 1e-9)
+            seconds = max(time.monotonic() - started, 1e-9)
+            rate = done / seconds
             said = [f"{done}" if total is None else f"{done} of {total}", f"{rate:.1f}/s"]
             if total is not None and rate and done < total:
                 said.append(f"{(total - done) / rate:.0f} s left")
-            console.print(f"{label}: {', '.join(said)}; {note}", markup=False, highlight=False)
+            else:
+                said.append(f"{seconds:.0f} s")
+            text = f"{label}: {', '.join(said)}" + (f"; {note}" if note else "")
+            console.print(text, markup=False, highlight=False)
 
         def show(n: int, note: str) -> None:
             nonlocal done, last
