@@ -52,7 +52,7 @@ _STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 #: Share of tune cases that are farther from the next group than what counts as usual.
 _USUAL = 0.05
 _TWO_SIDED = 0.05
-#: Outcomes, near ones and those of the coarser rates, below which nothing is claimed.
+#: Outcomes, in the modality or near, each counted once, below which nothing is claimed.
 _MINIMUM_SUPPORT = 5.0
 #: Outcomes, drawn at random, on which τ, κ₂ and κ₃ are chosen.
 _CHOOSE_FROM = 3000
@@ -195,7 +195,9 @@ class Competence:
         # half a success and half a failure (Jeffreys): a rate of 1 has an interval too
         low = special.betaincinv(p * support + 0.5, (1 - p) * support + 0.5, _TWO_SIDED / 2)
         high = special.betaincinv(p * support + 0.5, (1 - p) * support + 0.5, 1 - _TWO_SIDED / 2)
-        known = near + self._own[modality] >= _MINIMUM_SUPPORT
+        # one that is near and of the modality is one outcome, not two
+        elsewhere = np.where(self._column == modality[:, None], np.float32(0), weight)
+        known = self._own[modality] + elsewhere @ self._read >= _MINIMUM_SUPPORT
         columns = (p, np.minimum(low, p), np.maximum(high, p))
         estimate, low, high = (np.where(known, v, np.nan).astype(np.float32) for v in columns)
         return estimate, low, high, support.astype(np.float32)

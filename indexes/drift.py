@@ -13,9 +13,10 @@ Per recognised modality, three tests of one question:
   learns to tell half of window and calibration apart, and is judged on the other half.
 
 Two questions about the window as a whole: has the mix of modalities changed (χ²), and do
-more cases have p ≤ 5 % than was promised (beta-binomial, which counts that the calibration
-set is itself a draw)?  The second sees cases of a source that is taken for many modalities.
-Bonferroni over the three, Holm over modalities and both.  Knows no image and no ledger.
+more cases have p ≤ 5 % than was promised (a beta-binomial for each stratum, which counts that
+its calibration set is itself a draw)?  The second sees cases of a source that is taken for
+many modalities.  Bonferroni over the three, Holm over modalities and both.  Knows no image and
+no ledger.
 """
 
 from __future__ import annotations
@@ -56,21 +57,24 @@ class Sample:
         score: float64 (n,), novelty; higher is stranger.
         vectors: float32 (n, d), embeddings; a row of NaN where there is none.
         p_value: float64 (n,), as served; None for calibration cases, which have none.
+        stratum, stratum_n: (n,), calibration stratum that gave each p-value, and int (n,), its
+            cases; None where ``p_value`` is.
     """
 
     modality: NDArray[np.str_]
     score: NDArray[np.float64]
     vectors: NDArray[np.float32]
     p_value: NDArray[np.float64] | None = None
+    stratum: NDArray[np.str_] | None = None
+    stratum_n: NDArray[np.integer[Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.score)
 
     def of(self, modality: str) -> Sample:
-        """The cases of one modality."""
+        """The cases of one modality, without p-values."""
         rows = self.modality == modality
-        p = None if self.p_value is None else self.p_value[rows]
-        return Sample(self.modality[rows], self.score[rows], self.vectors[rows], p)
+        return Sample(self.modality[rows], self.score[rows], self.vectors[rows])
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def drift(
         for modality in sorted(set(window.modality.tolist()))
     ]
     mix_p = _mix(window.modality, calibration.modality)
-    strange, strange_p = _strange(window.p_value, len(calibration))
+    strange, strange_p = _strange(window)
     adjusted = _holm(np.array([mix_p, strange_p, *(m.p for m in found)]))
     mix = _verdict(mix_p, adjusted[0], level)
     promise = _verdict(strange_p, adjusted[1], level)
@@ -259,17 +263,30 @@ def _mix(window: NDArray[np.str_], calibration: NDArray[np.str_]) -> float:
     return float(stats.chi2_contingency(kept).pvalue)
 
 
-def _strange(p_value: NDArray[np.float64] | None, calibration: int) -> tuple[float, float]:
-    """Share with p ≤ 5 %, and P(as many or more) where window and calibration are alike."""
+def _strange(window: Sample) -> tuple[float, float]:
+    """Share with p ≤ 5 %, and P(as many or more) where window and calibration are alike.
+
+    A stratum's count is beta-binomial, and that of the window the sum of them: a window of one
+    small stratum may stray as far as its few calibration cases let it.
+    """
     nan = float("nan")
-    rank = int(_PROMISE * (calibration + 1))
-    if p_value is None or len(p_value) < MINIMUM or rank < 1:
+    p, stratum, n = window.p_value, window.stratum, window.stratum_n
+    if p is None or stratum is None or n is None or len(p) < MINIMUM:
         return nan, nan
-    count = int((p_value <= _PROMISE).sum())
     from scipy import stats
 
-    chance = stats.betabinom(len(p_value), rank, calibration + 1 - rank)
-    return count / len(p_value), float(chance.sf(count - 1))
+    chance = np.ones(1)  # of 0, 1, … cases
+    for name in np.unique(stratum):
+        rows = stratum == name
+        ranks, cases = int(n[rows][0]) + 1, int(rows.sum())
+        rank = int(_PROMISE * ranks)
+        if rank >= 1:  # else no p-value of it gets to 5 %
+            own = stats.betabinom(cases, rank, ranks - rank)
+            chance = np.convolve(chance, own.pmf(np.arange(cases + 1)))
+    if len(chance) == 1:
+        return nan, nan
+    count = int((p <= _PROMISE).sum())
+    return count / len(p), float(min(1.0, chance[count:].sum()))
 
 
 def _holm(ps: NDArray[np.float64]) -> NDArray[np.float64]:

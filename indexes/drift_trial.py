@@ -151,7 +151,8 @@ class _Part:
         facts = self.assessor.assess(pooled)
         names = np.array(self.assessor.modalities, np.str_)[facts.modality]
         vectors = self.assessor.embed(pooled).vectors
-        return Sample(names, facts.novelty, vectors, facts.p_value)
+        strata = np.array(facts.strata, np.str_)[facts.stratum]
+        return Sample(names, facts.novelty, vectors, facts.p_value, strata, facts.stratum_n)
 
     def run(
         self,

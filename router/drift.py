@@ -104,11 +104,14 @@ def window_sample(
     known = np.isfinite(pooled).all(axis=1)
     vectors = np.full((len(ours), assessor.index.dimensions), np.nan, np.float32)
     vectors[known] = assessor.embed(pooled[known]).vectors
+    seen = [r.familiarity for r in ours if r.familiarity is not None]
     return Sample(
         np.array([str(r.modality) for r in ours], np.str_),
-        np.array([r.familiarity.score for r in ours if r.familiarity is not None], float),
+        np.array([f.score for f in seen], float),
         vectors,
-        np.array([r.familiarity.p_value for r in ours if r.familiarity is not None], float),
+        np.array([f.p_value for f in seen], float),
+        np.array([f.stratum for f in seen], np.str_),
+        np.array([f.stratum_n for f in seen], np.int32),
     )
 
 

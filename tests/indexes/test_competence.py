@@ -72,12 +72,12 @@ def competence(world: Any, assessor: Assessor) -> Competence:
 
 
 def tiny(**values: Any) -> Competence:
-    """Four outcomes on two axes, one agent, one modality."""
+    """Five outcomes on two axes, one agent, one modality."""
     kept: dict[str, Any] = {
-        "vectors": np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32),
-        "column": np.zeros(4, np.intp),
-        "correct": np.array([[1], [1], [0], [1]], bool),
-        "read": np.ones((4, 1), bool),
+        "vectors": np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1]], np.float32),
+        "column": np.zeros(5, np.intp),
+        "correct": np.array([[1], [1], [0], [1], [0]], bool),
+        "read": np.ones((5, 1), bool),
     } | values
     return Competence(
         "print",
@@ -97,10 +97,10 @@ def at(x: list[list[float]]) -> Embeddings:
 
 def test_worked_numbers() -> None:
     p, low, high, support = tiny().estimate(at([[1, 0]]), np.array([0]))
-    far = np.exp(-1 / 0.1)  # the weight of the two at a right angle
-    overall = 3.5 / 5
-    modality = (3 + 8 * overall) / (4 + 8)
-    near = 2 + 2 * far
+    far = np.exp(-1 / 0.1)  # the weight of the three at a right angle
+    overall = 3.5 / 6
+    modality = (3 + 8 * overall) / (5 + 8)
+    near = 2 + 3 * far
     expected = (2 + far + 4 * modality) / (near + 4)
     np.testing.assert_allclose(p[0, 0], expected, rtol=1e-5)
     effective = near + 4
@@ -119,12 +119,35 @@ def test_near_outcomes_count_more() -> None:
 
 
 def test_below_the_minimum_support_nothing_is_claimed() -> None:
-    read = np.array([[1], [0], [0], [0]], bool)
+    read = np.array([[1], [0], [0], [0], [0]], bool)
     p, low, high, support = tiny(read=read, correct=read).estimate(at([[1, 0]]), np.array([0]))
     assert 0 < support[0, 0] < 5
     assert np.isnan([p, low, high]).all()
     p, low, high, _ = tiny().estimate(at([[1, 0]]), np.array([0]))
     assert np.isfinite([p, low, high]).all()
+
+
+def test_an_outcome_that_is_near_and_of_the_modality_counts_once() -> None:
+    x = np.array([[1, 0]] * 7, np.float32)
+    right = np.ones((7, 1), bool)
+    here = Embeddings(np.array([[1, 0]], np.float32), "print")
+    for own, beside, said in ((4, 0, False), (4, 1, True), (5, 0, True), (0, 5, True)):
+        n = own + beside
+        c = Competence(
+            "print",
+            ("one",),
+            ("m", "other"),
+            x[:n],
+            np.repeat([0, 1], [own, beside]),
+            right[:n],
+            right[:n],
+            temperature=0.1,
+            within=4.0,
+            between=8.0,
+            usual=0.9,
+        )
+        p, *_ = c.estimate(here, np.array([0]))
+        assert np.isfinite(p[0, 0]) == said, (own, beside)
 
 
 def test_far_from_every_outcome_the_coarse_rate_stands_with_a_wide_interval() -> None:
@@ -192,7 +215,7 @@ def test_intervals_hold_their_estimate(seed: int, n: int, a: int) -> None:
     p, low, high, _ = c.estimate(Embeddings(x[n:], "print"), rng.integers(0, 2, 9))
     known = ~np.isnan(p)
     # too few readings in all cannot be five near or in a modality
-    assert not known[:, read.sum(axis=0) < 3].any()
+    assert not known[:, read.sum(axis=0) < 5].any()
     assert ((low <= p) & (p <= high) & (low >= 0) & (high <= 1))[known].all()
 
 

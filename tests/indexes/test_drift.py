@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from curbside.errors import InternalError
 from curbside.indexes import drift as module
+from curbside.indexes.conformal import Calibration
 from curbside.indexes.drift import Sample, drift, martingale
 
 
@@ -118,6 +119,19 @@ def test_holm_is_statsmodels_s(ps: list[float]) -> None:
         np.testing.assert_allclose(found[tested], expected, atol=1e-12)
 
 
+def served(cases: Sample, p: Any, stratum: Any = "all", n: Any = 400) -> Sample:
+    """The cases with p-values that a stratum, or one stratum each, gave them."""
+    strata = np.broadcast_to(np.asarray(stratum, np.str_), len(cases))
+    return Sample(
+        cases.modality,
+        cases.score,
+        cases.vectors,
+        np.asarray(p, float),
+        strata,
+        np.broadcast_to(np.asarray(n, np.int32), len(cases)),
+    )
+
+
 def test_more_strange_cases_than_promised_suspend_the_pooled_stratum() -> None:
     """As when a source is taken for many modalities, each of too few cases for a verdict."""
     quiet = sample(5, 100)
@@ -126,11 +140,12 @@ def test_more_strange_cases_than_promised_suspend_the_pooled_stratum() -> None:
     alike = Sample(
         np.array([f"m{i % 9}" for i in range(400)]), CALIBRATION.score, CALIBRATION.vectors
     )
-    calm = drift(Sample(names, quiet.score, quiet.vectors, p), alike)
+    cases = Sample(names, quiet.score, quiet.vectors)
+    calm = drift(served(cases, p), alike)
     assert (calm.strange, calm.promise, calm.verdict) == (0, "stable", "stable")
     strange = p.copy()
     strange[:30] = 0.01
-    found = drift(Sample(names, quiet.score, quiet.vectors, strange), alike)
+    found = drift(served(cases, strange), alike)
     assert found.strange == 0.3
     assert found.strange_p < 1e-6
     assert {m.verdict for m in found.modalities} == {"insufficient"}
@@ -138,15 +153,37 @@ def test_more_strange_cases_than_promised_suspend_the_pooled_stratum() -> None:
 
 
 def test_what_was_promised_counts_calibration_as_a_draw() -> None:
-    """5 of 60 against 99 that calibrate: betabinom(60, 5, 95) by hand."""
+    """6 of 60 against 99 that calibrate: betabinom(60, 5, 95) by hand."""
     from scipy.stats import betabinom
 
     p = np.r_[np.full(6, 0.05), np.full(54, 0.5)]
-    share, chance = module._strange(p, 99)
+    cases = sample(5, 60)
+    share, chance = module._strange(served(cases, p, n=99))
     assert share == 0.1
     assert chance == pytest.approx(sum(betabinom.pmf(k, 60, 5, 95) for k in range(6, 61)))
-    assert np.isnan(module._strange(p, 18)[1])  # no p-value can get to 5 %
-    assert np.isnan(module._strange(None, 99)[1])
+    assert np.isnan(module._strange(served(cases, p, n=18))[1])  # no p-value can get to 5 %
+    assert np.isnan(module._strange(cases)[1])
+    # two strata, one of which cannot get there: all six are of the other 40
+    two = np.where(np.arange(60) < 40, "ct", "xray")
+    _, chance = module._strange(served(cases, p, two, np.where(two == "ct", 39, 18)))
+    assert chance == pytest.approx(betabinom(40, 2, 38).sf(5))
+    # and the sum of two
+    _, chance = module._strange(served(cases, p, two, np.where(two == "ct", 39, 99)))
+    a, b = betabinom(40, 2, 38), betabinom(20, 5, 95)
+    assert chance == pytest.approx(sum(a.pmf(k) * b.sf(5 - k) for k in range(41)))
+
+
+def test_a_small_stratum_does_not_break_its_promise_by_chance() -> None:
+    """p-values of 25 cases stray far from 5 %, however many other modalities calibrate."""
+    rng = np.random.default_rng(0)
+    broken = []
+    for _ in range(300):
+        scores, column = rng.normal(size=500), np.r_[np.zeros(25, int), np.ones(475, int)]
+        fitted = Calibration.fit(scores, column, ("few", "many"), minimum=19)
+        p = fitted.p_values(rng.normal(size=200), np.zeros(200, int)).p_value
+        _, chance = module._strange(served(sample(5, 200), p, "few", 25))
+        broken.append(chance <= 0.05)
+    assert np.mean(broken) <= 0.08
 
 
 def test_a_report_is_plain_json() -> None:

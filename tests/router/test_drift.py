@@ -82,6 +82,7 @@ def test_a_window_like_calibration_suspends_nothing_of_its_modality(
     assert (xray.window, xray.verdict) == (40, "stable")
     assert np.isfinite(xray.classifier)  # features of the ledger's cases are kept by content
     assert found.mix == "drift"  # one modality of three
+    assert np.isfinite(found.strange_p)  # records name the stratum of each p-value and its n
     digest = workspace.assessor().calibration_digest
     assert suspended_strata(home, digest) == {"all"}
     assert suspended_strata(home, "another calibration") == frozenset()
