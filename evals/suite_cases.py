@@ -8,6 +8,7 @@ from curbside.config import Config
 from curbside.errors import UserError
 from curbside.evals.suite import EvaluationRun
 from curbside.home import corpus_manifest
+from curbside.router.building import build_home
 from curbside.router.workspace import Workspace
 
 __all__ = ["suite_cases"]
@@ -41,5 +42,5 @@ def suite_cases(
     if not manifest.is_file():
         write_phantoms(manifest.parent, scale=run.scale)
     built = Workspace(own, run.config or Config())
-    built.build(read_cases(manifest))
+    build_home(built, read_cases(manifest))
     return built, manifest, True

@@ -19,11 +19,12 @@ from curbside.cases import Cases
 from curbside.errors import IndexCorrupt
 from curbside.indexes.features import Features
 from curbside.indexes.join import folds_of
+from curbside.indexes.outcomes import Outcomes
 from curbside.response_file import load_responses, save_responses
 from curbside.responses import ResponseMatrix
 from curbside.storage import new_folder
 
-__all__ = ["OutOfFold", "load_out_of_fold", "read_out_of_fold"]
+__all__ = ["OutOfFold", "load_out_of_fold", "out_of_fold_outcomes", "read_out_of_fold"]
 
 
 @dataclass(frozen=True)
@@ -85,3 +86,21 @@ def load_out_of_fold(folder: Path) -> OutOfFold:
             hint="curbside build",
         ) from None
     return OutOfFold(load_responses(folder / "readings" / "responses.parquet"), fold)
+
+
+def out_of_fold_outcomes(folder: Path, cases: Cases, features: Features) -> Outcomes:
+    """What the readings under ``folder`` teach competence; cases without one are passed by.
+
+    Raises:
+        IndexCorrupt, StorageError: see :func:`load_out_of_fold`.
+    """
+    kept = load_out_of_fold(folder)
+    rows = np.flatnonzero(np.isin(cases.ids, list(kept.fold)) & (cases.roles == "train"))
+    there = set(cases.ids[rows].tolist())
+    known = [i for i, c in enumerate(kept.responses.cases) if c in there]
+    return Outcomes.of(
+        cases.take(rows),
+        features.take(rows),
+        kept.responses.take(np.array(known, np.intp)),
+        fold=kept.fold,
+    )

@@ -31,9 +31,19 @@ from curbside import __version__
 from curbside.errors import IndexCorrupt, NotBuilt, UserError
 from curbside.storage import new_folder, tree_digest, write_text
 
-__all__ = ["CASES_FILE", "Gate", "Served", "Serving", "VersionFacts", "VersionStore"]
+__all__ = [
+    "CASES_FILE",
+    "TUNE_FILE",
+    "WITHHELD_FILE",
+    "Gate",
+    "Served",
+    "Serving",
+    "VersionFacts",
+    "VersionStore",
+]
 
-CASES_FILE, _FACTS_FILE = "cases.jsonl", "version.json"
+CASES_FILE, TUNE_FILE, WITHHELD_FILE = "cases.jsonl", "tune.parquet", "withheld.json"
+_FACTS_FILE = "version.json"
 _BUILD = "curbside build --cases MANIFEST (or make demo)"
 _LEFT_OVER_AFTER_S = 3600.0
 

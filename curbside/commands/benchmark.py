@@ -35,6 +35,7 @@ def benchmark(
     from curbside.evals.session import evaluate_manifest, train_draws
     from curbside.evals.table import print_summary
     from curbside.home import config_path, corpus_manifest, home
+    from curbside.router.building import build_home
     from curbside.router.workspace import Workspace
     from curbside.storage import write_text
 
@@ -45,7 +46,7 @@ def benchmark(
     if not config_path().is_file():
         save_config(Config(), config_path())
     workspace = Workspace(home(), load_config(config_path()))
-    workspace.build(found)
+    build_home(workspace, found)
     folder = out or home() / "benchmark"
     fleets = train_draws(workspace, folder, draws)
     summary, reused = evaluate_manifest(

@@ -25,11 +25,12 @@ def build(
     from curbside.cases import read_cases
     from curbside.config import load_config
     from curbside.home import config_path, home
+    from curbside.router.building import build_home
     from curbside.router.workspace import Workspace
 
     manifest = read_cases(cases)
     workspace = Workspace(home(), load_config(config or config_path()))
-    workspace.build(manifest)
+    build_home(workspace, manifest)
     fleet = workspace.fleet()
     typer.echo(
         f"built under {home()}: {len(workspace.assessor())} cases indexed, "

@@ -40,6 +40,7 @@ def demo(
     from curbside.evals.session import evaluate_manifest
     from curbside.evals.table import print_summary
     from curbside.home import config_path, corpus_manifest, home
+    from curbside.router.building import build_home
     from curbside.router.workspace import Workspace
 
     started = time.perf_counter()
@@ -57,7 +58,7 @@ def demo(
     config = load_config(config_path())
     workspace = Workspace(home(), config)
     with _stage("index, specialists, generalists"):
-        workspace.build(cases)
+        build_home(workspace, cases)
     out = home() / ("evaluation-phantoms" if made_up else "evaluation")
     with _stage("routing the test cases through the graph"):
         routing = routed(workspace, config_path(), _test(cases), out / "routed.json")

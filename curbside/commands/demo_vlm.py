@@ -41,6 +41,7 @@ def demo_vlm(
     from curbside.evals.small_vlm_run import Run
     from curbside.evals.small_vlm_table import lines, write_report
     from curbside.home import corpus_manifest, home, home_config
+    from curbside.router.building import build_home
     from curbside.router.workspace import Workspace
 
     started = time.perf_counter()
@@ -54,7 +55,7 @@ def demo_vlm(
         )
     everything = read_cases(manifest)
     workspace = Workspace(home(), home_config())
-    workspace.build(everything)
+    build_home(workspace, everything)
     folder = home() / "small-vlm"
     questions = _questions(manifest, folder)
     run = Run(folder, everything, questions, workspace.source, load_language)
@@ -89,6 +90,7 @@ def _join(workspace: Workspace, cases: Cases, agent: Path, evaluate: bool) -> No
     from curbside.evals.small_vlm_table import place_lines
     from curbside.evals.table import print_summary
     from curbside.home import home
+    from curbside.router.building import build_home
     from curbside.router.workspace import Workspace as Opened
 
     fleet = home() / "small-vlm.fleet.yaml"
@@ -103,7 +105,7 @@ def _join(workspace: Workspace, cases: Cases, agent: Path, evaluate: bool) -> No
         typer.echo(f"next       curbside build --cases {cases.path} --config {config}")
         return
     served = Opened(home(), load_config(config))
-    served.build(cases)
+    build_home(served, cases)
     out = home() / "evaluation-vlm"
     summary, _ = evaluate_manifest(served, cases, out)
     typer.echo()

@@ -50,6 +50,7 @@ def add(
     """
     from curbside.cases import read_cases
     from curbside.errors import UserError
+    from curbside.router.adding import add_cases
     from curbside.router.reviewed import labelled_by_review
 
     if manifest is None and not reviewed:
@@ -68,7 +69,7 @@ def add(
             new, _, left_out = labelled_by_review(new, digests, answered)
             for why, n in sorted(left_out.items()):
                 typer.echo(f"  {n} passed by: {why}")
-    name, admission = workspace.add(new, tune_share=tune_share, reviewed=answered)
+    name, admission = add_cases(workspace, new, tune_share=tune_share, reviewed=answered)
     for why, n in sorted(admission.refused.items()):
         typer.echo(f"  {n} refused: {why}")
     if name is None:

@@ -28,6 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tests_growing_world import SIZES, open_workspace, write_manifest
 
 from curbside.cases import read_cases
+from curbside.router.adding import add_cases
+from curbside.router.building import build_home
 
 Answers = NDArray[np.float64]
 PROBES = np.random.default_rng(0).normal(size=(20, 24)).astype(np.float32)
@@ -38,7 +40,7 @@ def drill(points: int, seed: int, folder: Path) -> dict[str, object]:
     rng = random.Random(seed)
     pictures, home = folder / "pictures", folder / "home"
     pictures.mkdir()
-    open_workspace(home).build(read_cases(write_manifest(pictures, "first.csv", SIZES)))
+    build_home(open_workspace(home), read_cases(write_manifest(pictures, "first.csv", SIZES)))
     _run(_work("add", home, pictures, 20_000), None)  # something to promote
     takes: dict[str, float] = {}
     said: dict[str, Answers] = {}
@@ -67,10 +69,10 @@ def _work(what: str, home: Path, pictures: Path, point: int) -> Callable[[], Non
     if what == "build":
         # other pictures each time: always something to make
         manifest = write_manifest(pictures, f"m-{point}.csv", SIZES, start=700 + 10 * point)
-        return lambda: workspace.build(read_cases(manifest))
+        return lambda: build_home(workspace, read_cases(manifest))
     if what == "add":
         manifest = write_manifest(pictures, f"a-{point}.csv", {"": 1}, start=20_000 + 10 * point)
-        return lambda: workspace.add(read_cases(manifest)) and None
+        return lambda: add_cases(workspace, read_cases(manifest)) and None
     current = workspace.versions.current()
     other = next(n for n in reversed(workspace.versions.names()) if n != current)
     return lambda: workspace.versions.promote(other, without_gate="drill")

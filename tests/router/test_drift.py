@@ -14,6 +14,7 @@ from tests_router_world import picture as draw
 from curbside.cases import read_cases
 from curbside.errors import UserError
 from curbside.readings import CaseRecord, Familiarity, Outcome, Status, Versions
+from curbside.router.building import build_home
 from curbside.router.drift import STATE_FILE, calibration_sample, suspended_strata, watch
 from curbside.router.ledger import Ledger, open_ledger
 from curbside.router.workspace import Workspace
@@ -24,7 +25,7 @@ from curbside.study import Question, Study
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drift")
     sizes = {**SIZES, "calibration": 30}
-    open_workspace(folder / "home").build(read_cases(write_manifest(folder, "m.csv", sizes)))
+    build_home(open_workspace(folder / "home"), read_cases(write_manifest(folder, "m.csv", sizes)))
     return folder / "home"
 
 

@@ -16,6 +16,7 @@ from curbside.cli import app
 from curbside.commands import index as commands
 from curbside.config import save_config
 from curbside.errors import UserError
+from curbside.router.building import build_home
 from curbside.router.onboard import onboard, page, summary
 
 
@@ -26,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {**SIZES, "train": 12, "calibration": 30}
     manifest = write_manifest(where, "known.csv", sizes, tasks=known)
     write_manifest(where, "new.csv", {"test": 16}, start=9000, tasks=("skin",))
-    open_workspace(where / "home").build(read_cases(manifest))
+    build_home(open_workspace(where / "home"), read_cases(manifest))
     return where
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests_growing_world import SIZES, open_workspace, write_manifest
+from tests_growing_world import SIZES, Anything, open_workspace, write_manifest
 
+from curbside.agents.read_all import read_all
 from curbside.cases import Cases, read_cases
 from curbside.errors import IndexCorrupt
 from curbside.indexes.features import Features
+from curbside.router import building
+from curbside.router.building import build_home
 from curbside.router.out_of_fold import load_out_of_fold, read_out_of_fold
-from curbside.router.workspace import read_all
 
 
 @pytest.fixture
@@ -55,27 +57,24 @@ def test_every_train_case_is_read_by_agents_that_had_not_seen_its_group(
     assert "odd" not in kept.responses.agents
 
 
-def test_a_build_with_folds_teaches_competence_more(tmp_path: Path) -> None:
+def test_a_build_with_folds_teaches_competence_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = read_cases(write_manifest(tmp_path, "manifest.csv", SIZES))
     home = tmp_path / "home"
     workspace = open_workspace(home)
-    workspace.build(manifest)
+    build_home(workspace, manifest)
     plain = workspace.competence()
     assert workspace.other_outcomes() is None
     folded: Any = open_workspace(home)
     fleet = folded.config.fleet.model_copy(update={"out_of_fold": 2})
     folded.config = folded.config.model_copy(update={"fleet": fleet})
-    folded._train = lambda *_, **__: folded._fleet
-    folded._stamp = lambda stage: ""
-    folded._read_out_of_fold(
-        manifest.take(manifest.where(role=("train", "tune"))),
-        folded.features(manifest.take(manifest.where(role=("train", "tune")))),
-    )
+    folded.stamp = lambda stage: "" if stage == "out-of-fold" else Anything()
+    monkeypatch.setattr(building, "_train", lambda *_, **__: folded._fleet)
+    build_home(folded, manifest)
     more = folded.other_outcomes()
     assert more is not None
     assert len(more) == int((manifest.roles == "train").sum())
-    folded._stamp = type(folded)._stamp.__get__(folded)
-    folded.build(manifest)
     assert len(folded.competence()._vectors) == len(plain._vectors) + len(more)
     assert np.isfinite(folded.competence().within)
 

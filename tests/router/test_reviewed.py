@@ -15,6 +15,8 @@ from curbside.commands import index as commands
 from curbside.config import save_config
 from curbside.errors import UserError
 from curbside.readings import CaseRecord, Outcome, Reading, Status, Versions
+from curbside.router.adding import add_cases
+from curbside.router.building import build_home
 from curbside.router.ledger import open_ledger
 from curbside.router.reviewed import labelled_by_review, production_outcomes, reviewed_in
 from curbside.router.workspace import Workspace
@@ -23,7 +25,7 @@ from curbside.router.workspace import Workspace
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reviewed")
-    open_workspace(folder / "home").build(read_cases(write_manifest(folder, "m.csv", SIZES)))
+    build_home(open_workspace(folder / "home"), read_cases(write_manifest(folder, "m.csv", SIZES)))
     return folder / "home"
 
 
@@ -81,21 +83,21 @@ def test_what_agents_said_of_reviewed_cases_teaches_competence(home: Path) -> No
     workspace, cases = open_workspace(home), incoming(home)
     found = reviewed(home, cases, 6)
     plain = len(workspace.competence()._vectors)
-    name, admission = workspace.add(None, reviewed=found)
+    name, admission = add_cases(workspace, None, reviewed=found)
     assert name is not None
     assert admission.rows == ()
     facts = workspace.versions.facts(name)
     assert (facts.outcomes, facts.added) == (6, {})
     grown: Workspace = open_workspace(home, name)
     assert len(grown.competence()._vectors) == plain + 6
-    assert workspace.add(None, reviewed=found)[0] == name  # nothing new, nothing made
+    assert add_cases(workspace, None, reviewed=found)[0] == name  # nothing new, nothing made
     # readings of an agent that no longer serves teach nothing
     earlier = {
         k: (r.model_copy(update={"responses": (r.responses[0].model_copy(update={
             "fingerprint": "before"}),)}), t)
         for k, (r, t) in found.items()
     }  # fmt: skip
-    assert workspace.add(None, reviewed=earlier)[0] is None
+    assert add_cases(workspace, None, reviewed=earlier)[0] is None
     (home / "ledger.sqlite").unlink()
 
 
@@ -104,7 +106,7 @@ def test_test_and_tune_cases_teach_nothing_through_the_ledger(home: Path) -> Non
     manifest = read_cases(home.parent / "m.csv")
     held_out = manifest.take(manifest.where(role=("test", "tune", "calibration")))
     found = reviewed(home, held_out, len(held_out))
-    assert workspace.add(None, reviewed=found)[0] is None
+    assert add_cases(workspace, None, reviewed=found)[0] is None
     (home / "ledger.sqlite").unlink()
 
 

@@ -14,6 +14,8 @@ from tests_growing_world import SIZES, config, open_workspace, write_manifest
 
 from curbside.cases import read_cases
 from curbside.errors import IndexCorrupt, IndexMismatch, UserError
+from curbside.router.adding import add_cases
+from curbside.router.building import build_home
 from curbside.router.workspace import Workspace
 from curbside.study import Study
 
@@ -23,7 +25,7 @@ def home(tmp_path: Path) -> Path:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     manifest = write_manifest(pictures, "manifest.csv", SIZES)
-    open_workspace(tmp_path / "home").build(read_cases(manifest))
+    build_home(open_workspace(tmp_path / "home"), read_cases(manifest))
     return tmp_path / "home"
 
 
@@ -38,14 +40,14 @@ def answers(workspace: Workspace) -> NDArray[np.float64]:
 
 def test_a_second_build_makes_nothing(home: Path) -> None:
     before = open_workspace(home).versions.serving()
-    open_workspace(home).build(read_cases(home.parent / "pictures" / "manifest.csv"))
+    build_home(open_workspace(home), read_cases(home.parent / "pictures" / "manifest.csv"))
     assert open_workspace(home).versions.serving() == before
 
 
 def test_reviewed_cases_join_and_serve_only_once_promoted(home: Path) -> None:
     serving = open_workspace(home)
     first, before = serving.versions.current(), answers(serving)
-    name, admission = serving.add(read_cases(more(home)))
+    name, admission = add_cases(serving, read_cases(more(home)))
     assert name is not None
     assert admission.refused == {}
     assert {c.role for c in admission.cases} == {"train", "tune"}
@@ -69,8 +71,8 @@ def test_reviewed_cases_join_and_serve_only_once_promoted(home: Path) -> None:
 
 def test_the_same_cases_make_the_same_version_once(home: Path) -> None:
     manifest = read_cases(more(home))
-    a, _ = open_workspace(home).add(manifest)
-    b, _ = open_workspace(home).add(manifest)
+    a, _ = add_cases(open_workspace(home), manifest)
+    b, _ = add_cases(open_workspace(home), manifest)
     assert a == b
     assert len(open_workspace(home).versions.names()) == 2
 
@@ -86,7 +88,7 @@ def test_old_tune_readings_are_kept_and_only_new_ones_are_made(home: Path) -> No
             return read(studies)
 
         agent.read_batch = counted
-    name, admission = serving.add(read_cases(more(home)))
+    name, admission = add_cases(serving, read_cases(more(home)))
     tune = sum(c.role == "tune" for c in admission.cases)
     assert sum(asked) == 2 * tune
     a, b = serving.tune_responses(), open_workspace(home, name).tune_responses()
@@ -96,19 +98,19 @@ def test_old_tune_readings_are_kept_and_only_new_ones_are_made(home: Path) -> No
 
 def test_a_build_keeps_what_was_added_since(home: Path) -> None:
     workspace = open_workspace(home)
-    name, _ = workspace.add(read_cases(more(home)))
+    name, _ = add_cases(workspace, read_cases(more(home)))
     assert name is not None
     workspace.versions.promote(name, without_gate="a test")
     manifest = home.parent / "pictures" / "manifest.csv"
-    open_workspace(home).build(read_cases(manifest))
+    build_home(open_workspace(home), read_cases(manifest))
     assert workspace.versions.current() == name
     # another manifest is another beginning
     other = write_manifest(home.parent / "pictures", "other.csv", SIZES, start=500)
-    open_workspace(home).build(read_cases(other))
+    build_home(open_workspace(home), read_cases(other))
     assert workspace.versions.current() != name
     assert workspace.versions.facts(workspace.versions.current()).parent is None
     # and one that is there already serves again without being made
-    open_workspace(home).build(read_cases(manifest))
+    build_home(open_workspace(home), read_cases(manifest))
     assert workspace.versions.facts(workspace.versions.current()).made_of
     assert len(workspace.versions.names()) == 3
 
@@ -116,29 +118,31 @@ def test_a_build_keeps_what_was_added_since(home: Path) -> None:
 def test_test_cases_never_join(home: Path) -> None:
     workspace = open_workspace(home)
     manifest = read_cases(home.parent / "pictures" / "manifest.csv")
-    name, admission = workspace.add(manifest.take(manifest.where(role="test")))
+    name, admission = add_cases(workspace, manifest.take(manifest.where(role="test")))
     assert name is None
     assert dict(admission.refused) == {"a test case": 18}
     stripped = write_manifest(home.parent / "pictures", "again.csv", {"test": 3})
     text = stripped.read_text().replace(",test,", ",,")
     stripped.write_text(text.replace("test-", "other-"))
-    name, admission = workspace.add(read_cases(stripped))
+    name, admission = add_cases(workspace, read_cases(stripped))
     assert name is None  # the images are known to be of test
     assert dict(admission.refused) == {"a test case": 18}
 
 
 def test_a_build_from_a_version_s_own_cases_forgets_no_test_case(home: Path) -> None:
     pictures, workspace = home.parent / "pictures", open_workspace(home)
-    name, _ = workspace.add(read_cases(write_manifest(pictures, "new.csv", {"": 6}, start=9000)))
+    name, _ = add_cases(
+        workspace, read_cases(write_manifest(pictures, "new.csv", {"": 6}, start=9000))
+    )
     assert name is not None
     workspace.versions.promote(name, without_gate="a trial")
     own = read_cases(workspace.versions.path(name) / "cases.jsonl")
     again = open_workspace(home)
-    again.build(own.take(np.arange(1, len(own))))  # one fewer: another version
+    build_home(again, own.take(np.arange(1, len(own))))  # one fewer: another version
     assert again.versions.current() != name
     disguised = write_manifest(pictures, "again.csv", {"test": 3})
     disguised.write_text(disguised.read_text().replace(",test,", ",,").replace("test-", "other-"))
-    added, admission = again.add(read_cases(disguised))
+    added, admission = add_cases(again, read_cases(disguised))
     assert added is None
     assert dict(admission.refused) == {"a test case": 18}
 
@@ -169,7 +173,7 @@ def test_an_unknown_version_is_the_user_s_to_mend(home: Path) -> None:
 
 def test_no_query_fails_while_versions_are_swapped(home: Path) -> None:
     workspace = open_workspace(home)
-    name, _ = workspace.add(read_cases(more(home)))
+    name, _ = add_cases(workspace, read_cases(more(home)))
     assert name is not None
     expected = [answers(workspace), answers(open_workspace(home, name))]
     failed: list[str] = []
