@@ -21,8 +21,8 @@ from curbside.indexes.features import FeatureSource
 from curbside.indexes.perturbations import LARGER, PERTURBATIONS, Pixels
 from curbside.indexes.views import PerturbedEncoder
 from curbside.responses import ResponseStatus
-from curbside.router.policies import is_novel
 from curbside.router.policy import Policy, Responses, next_step
+from curbside.router.policy_steps import is_novel
 from curbside.study import Study
 
 __all__ = ["FLOORS", "Stability", "first_route", "measure_stability", "stability_markdown"]

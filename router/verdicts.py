@@ -19,8 +19,9 @@ from curbside.assessments import Assessments
 from curbside.config import PolicyConfig, TierPolicy
 from curbside.readings import Abstention, Counterfactual, Failure, Reading, Tier
 from curbside.responses import ResponseStatus
-from curbside.router.policies import is_novel, make_policy
+from curbside.router.policies import make_policy
 from curbside.router.policy import Action, Policy, Responses, Step, codes, next_step
+from curbside.router.policy_steps import is_novel
 
 __all__ = [
     "AnyResponse",

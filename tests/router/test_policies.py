@@ -19,8 +19,10 @@ from curbside.config import (
 )
 from curbside.errors import ConfigError, InternalError
 from curbside.responses import ResponseStatus
-from curbside.router.policies import REASONS, make_policy, unproven
+from curbside.router.policies import make_policy
 from curbside.router.policy import Decisions, Policy, Responses, codes, run
+from curbside.router.policy_steps import REASONS
+from curbside.router.unproven import unproven
 
 AGENTS = ("a", "b", "g")
 KINDS = (TierPolicy, CompetencePolicy, CascadePolicy, AveragePolicy, ConsultPolicy)
