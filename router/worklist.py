@@ -44,6 +44,8 @@ class View:
         status, tier, modality, route, flags: any of these values; empty: all.  A route is
             the agents asked, joined by ``+``.
         text: found in ids, answers, tasks, options and flags, ignoring case.
+        blind: for a person who is not to know yet what was answered: ``text`` is looked for in
+            ids, tasks and modalities alone.
         waiting: only cases that a person must still look at.
         sort: one of :data:`SORTS`; ``descending`` turns it round.
         wait_cap: seconds after which a waiting case rises to the top of ``priority``.
@@ -59,6 +61,7 @@ class View:
     sort: str = "priority"
     descending: bool = False
     wait_cap: float = WAIT_CAP
+    blind: bool = False
 
     def __post_init__(self) -> None:
         if self.sort not in SORTS:
@@ -121,7 +124,8 @@ def count(ledger: Ledger, view: View) -> Counts:
     columns = [cases.c[f] for f in FACETS]
     n = func.count().label("n")
     # one scan for all facets: what is left after grouping is a few hundred rows
-    groups = select(*columns, n).where(*_where(View(text=view.text))).group_by(*columns)
+    searched = View(text=view.text, blind=view.blind)
+    groups = select(*columns, n).where(*_where(searched)).group_by(*columns)
     with reading(ledger.engine) as c:
         found = c.execute(groups).mappings().all()
     by: dict[str, Counter[str]] = {f: Counter() for f in FACETS}
@@ -165,8 +169,11 @@ def _where(view: View) -> list[ColumnElement[bool]]:
         wanted.append(cases.c.study.in_(select(flags.c.study).where(flags.c.flag.in_(view.flags))))
     if view.waiting:
         wanted.append(cases.c.status.in_(WAITING))
-    words = view.text.lower().split()
-    return wanted + [cases.c.search.contains(w, autoescape=True) for w in words]
+    c = cases.c
+    within: ColumnElement[Any] = c.search
+    if view.blind:
+        within = func.lower(c.study + " " + c.task + " " + c.modality)
+    return wanted + [within.contains(w, autoescape=True) for w in view.text.lower().split()]
 
 
 def _order(view: View, now: float) -> list[ColumnElement[Any]]:

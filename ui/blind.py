@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from curbside.router.entries import Entry
 from curbside.router.review import Kind
+from curbside.router.worklist import View
 from curbside.ui.components import state
 from curbside.ui.serving import ledger
 from curbside.ui.session import reader
+from curbside.ui.worklist_rows import blinded
 
-__all__ = ["hidden", "switch", "switched_on", "withheld"]
+__all__ = ["hidden", "seen", "switch", "switched_on", "withheld"]
 
 _KEY = "cb_blind"
+#: What a person says of a case by doing it.
+_ANSWERS = frozenset((Kind.BLIND, Kind.AGREE, Kind.ANSWER, Kind.OVERRIDE))
 
 
-def switch() -> None:
+def switch(on_change: Callable[[], None] | None = None) -> None:
     """The switch; one for all pages of a session."""
     st.toggle(
         "Blind first",
         key=_KEY,
         help="You answer before you see what the agents said; both are recorded.",
         persist_state="session",
+        on_change=on_change,
     )
 
 
@@ -31,10 +38,16 @@ def switched_on() -> bool:
 
 
 def hidden(entry: Entry) -> bool:
-    """It is on, nobody has settled this case, and this person has not yet answered it."""
-    if not switched_on() or entry.truth is not None:
+    """It is on, and this person has not yet answered this case; others may have."""
+    if not switched_on():
         return False
-    return not any(e.kind is Kind.BLIND and e.who == reader() for e in ledger().events(entry.study))
+    who = reader()
+    return not any(e.kind in _ANSWERS and e.who == who for e in ledger().events(entry.study))
+
+
+def seen(view: View) -> View:
+    """The view as this session may see it: search, order and filters can give answers away."""
+    return blinded(view) if switched_on() else view
 
 
 def withheld() -> str:

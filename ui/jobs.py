@@ -7,7 +7,7 @@ comes back to the page is small and plain: ids, reasons and numbers, no file nam
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from curbside.readings import CaseRecord, Outcome, Reading, Reason, Status
 from curbside.router.ledger import Ledger, open_ledger
 from curbside.router.review import Kind
 from curbside.router.sources import SourceStore, open_sources
-from curbside.study import Instance, Question, QuestionKind, Series, Study
+from curbside.study import Question, QuestionKind, Series, Study
 from curbside.ui.pictures import slices_of
 from curbside.ui.worker_process import Handler
 
@@ -251,13 +251,8 @@ def _read(desk: Desk, case: str, agent: str, question: Question) -> AnyResponse:
             f"where the images of case {case} are is not known here, so nobody can read them",
             hint="route the study again on this machine with privacy.keep_sources: true",
         )
-    study = Study(case, _series(slices.instances, slices.starts), question=question)
+    study = Study(case, tuple(map(Series, slices.series)), question=question)
     return desk.agents[agent].read(study)
-
-
-def _series(instances: Sequence[Instance], starts: Sequence[int]) -> tuple[Series, ...]:
-    ends = (*starts[1:], len(instances))
-    return tuple(Series(tuple(instances[a:b])) for a, b in zip(starts, ends, strict=True) if b > a)
 
 
 def _why(said: AnyResponse) -> str:

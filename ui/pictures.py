@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ __all__ = [
     "explained_of",
     "image_paths",
     "neighbour_picture",
+    "numbers",
+    "opening",
     "picture",
     "slices_of",
     "with_explanation",
@@ -40,23 +43,77 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Slices:
-    """What can be leafed through: one series after another, in reading order."""
+    """What can be leafed through: the images of each series, in reading order."""
 
-    instances: tuple[Instance, ...]
-    starts: tuple[int, ...]
+    series: tuple[tuple[Instance, ...], ...]
 
     def __len__(self) -> int:
-        return len(self.instances)
+        return sum(map(len, self.series))
+
+    def outwards(self, series: int) -> list[int]:
+        """Images of a series from its middle outwards: where a look at it may start."""
+        n = len(self.series[series])
+        return sorted(range(n), key=lambda i: abs(i - n // 2))
+
+    @property
+    def longest_first(self) -> list[int]:
+        """The series, the longest first, as the router looks for the image that it reads."""
+        return sorted(range(len(self.series)), key=lambda k: -len(self.series[k]))
 
 
 def slices_of(images: Sequence[Sequence[Instance]]) -> Slices:
     """The images of each series; a file whose frames nobody has told apart is one slice a frame."""
-    found: list[Instance] = []
-    starts = []
-    for series in images:
-        starts.append(len(found))
-        found += _frames(series[0]) if len(series) == 1 else series
-    return Slices(tuple(found), tuple(starts))
+    found = (_frames(s[0]) if len(s) == 1 else s for s in images if s)
+    return Slices(tuple(map(tuple, found)))
+
+
+def opening(
+    slices: Slices,
+    problem: Callable[[int, int], str],
+    *,
+    finding: float = 4.0,
+    further: float = 0.4,
+) -> tuple[tuple[int, int], dict[tuple[int, int], str]]:
+    """Where to start, and what of the images around it cannot be shown.
+
+    The image that the router reads stands in the middle of the longest series; where it cannot
+    be decoded, the nearest one that can, then another series'.  Further images are tried for as
+    long as the time lasts: a study of a few dozen is known whole, of a long one the middle.
+
+    Args:
+        slices: at least one image.
+        problem: (series, image) → why it cannot be shown, ``""`` where it can.
+        finding: seconds after which no more images are tried, whether or not one was found;
+            further: after which none is tried once one was found.
+
+    Returns:
+        (series, image) to open on, and (series, image) → problem of those that were met.
+    """
+    start = time.monotonic()
+    found: tuple[int, int] | None = None
+    bad: dict[tuple[int, int], str] = {}
+    for k in slices.longest_first:
+        for i in slices.outwards(k):
+            if time.monotonic() - start >= (finding if found is None else further):
+                break
+            why = problem(k, i)
+            if why:
+                bad[k, i] = why
+            elif found is None:
+                found = (k, i)
+    first = slices.longest_first[0]
+    return found or (first, slices.outwards(first)[0]), bad
+
+
+def numbers(places: Sequence[int]) -> str:
+    """Places from 0 as people write them: ``1, 3–5``."""
+    runs: list[list[int]] = []
+    for i in sorted(places):
+        if runs and i == runs[-1][1] + 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    return ", ".join(str(a + 1) if a == b else f"{a + 1}–{b + 1}" for a, b in runs)
 
 
 def _frames(image: Instance) -> list[Instance]:
@@ -79,6 +136,7 @@ class Picture:
 
     Args:
         values: float32 (h, w) in units, or uint8 (h, w, 3) RGB.
+        kind: its DICOM modality code; ``""`` for a picture that is no grey DICOM object.
         unit: ``HU`` where these are Hounsfield units, ``values`` for other grey DICOM, ``""``.
         presets: windows to choose from; empty for a picture without units.
         problem: why there is no image; then ``values`` is empty.
@@ -88,6 +146,7 @@ class Picture:
     unit: str = ""
     presets: tuple[Window, ...] = ()
     problem: str = ""
+    kind: str = ""
 
     def png(self, window: Window | None, *, invert: bool) -> bytes:
         """As it is shown."""
@@ -102,7 +161,7 @@ def picture(instance: Instance) -> Picture:
     """
     try:
         values = instance.values()
-        kind = header(instance.read(), ())["kind"]
+        kind = str(header(instance.read(), ())["kind"])
     except ImageError:
         try:
             return Picture(instance.pixels())
@@ -114,9 +173,9 @@ def picture(instance: Instance) -> Picture:
     low, high = np.percentile(measured if measured.size else values, (1, 99))
     auto = Window("automatic", float(low + high) / 2, max(float(high - low), 1.0))
     if kind != "CT":
-        return Picture(values, "values", (auto, whole))
+        return Picture(values, "values", (auto, whole), kind=kind)
     named = (Window(n.replace("_", " "), *w) for n, w in WINDOWS.items())
-    return Picture(values, "HU", (auto, *named, whole))
+    return Picture(values, "HU", (auto, *named, whole), kind=kind)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """The image viewer: what a window makes of the pixels, and the part that zooms in the browser.
 
 Window, slice and inversion are drawn here, by the server, from the full range of values;
-zoom and pan happen in the browser and tell nobody.  No pixel is written to a file or a log.
+zoom and pan happen in the browser and tell nobody, the wheel asks for another slice.  No pixel
+is written to a file or a log.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Window", "drawn", "full_window", "show", "thumbnail"]
+__all__ = ["Stage", "Window", "drawn", "full_window", "show", "thumbnail"]
 
 _SIDE = 1024
+_KEY = "cb_viewer"
 
 _HTML = """<div class="stage" tabindex="0" role="img"><img draggable="false" alt="">
+<div class="corner place"></div><div class="corner window"></div><div class="problem"></div>
 <div class="bar"><button data-z="out" title="Smaller">−</button><span>100 %</span>
 <button data-z="in" title="Larger">+</button>
 <button data-z="fit" title="Whole image">Fit</button></div></div>"""
@@ -78,17 +82,48 @@ def _png(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def show(png: bytes, *, image: str, alt: str) -> None:
+@dataclass(frozen=True)
+class Stage:
+    """What stands around an image.
+
+    Args:
+        stack: names the images that are leafed through; zoom and pan last as long as it does.
+        at, count: which of them is shown, from 0.
+        alt: says in words what is shown.
+        place, window: the corners' texts.
+        problem: why there is no image.
+    """
+
+    stack: str
+    at: int
+    count: int
+    alt: str
+    place: str = ""
+    window: str = ""
+    problem: str = ""
+
+
+def show(png: bytes | None, stage: Stage, leafed: Callable[[int], None]) -> None:
     """Mount the viewer.
 
     Args:
-        image: names what is shown; zoom and pan start anew when it changes.
-        alt: says in words what is shown.
+        png: None where there is no image; then the stage has a problem.
+        leafed: called with the image of the stack that the wheel asks for, from 0.
     """
-    width, height = Image.open(io.BytesIO(png)).size
-    src = "data:image/png;base64," + base64.b64encode(png).decode()
-    data = {"src": src, "image": image, "alt": alt, "width": width, "height": height}
-    _component()(data=data, key="cb_viewer")
+    width, height = Image.open(io.BytesIO(png)).size if png else (1, 1)
+    src = "data:image/png;base64," + base64.b64encode(png).decode() if png else ""
+    said = asdict(stage)
+    data = {**said, "image": said.pop("stack"), "src": src, "width": width, "height": height}
+
+    def changed() -> None:
+        import streamlit as st
+
+        wanted = st.session_state[_KEY].get("leaf")
+        # from a browser: anything may come
+        if isinstance(wanted, int) and 0 <= wanted < stage.count:
+            leafed(wanted)
+
+    _component()(data=data, key=_KEY, on_leaf_change=changed)
 
 
 _MADE: list[Any] = []

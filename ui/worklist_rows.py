@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from curbside.readings import Status
 from curbside.router.entries import Entry
 from curbside.router.worklist import SORTS, View, waited
 
 __all__ = [
+    "BLIND_SORTS",
     "FLAG_WORDS",
+    "OF_READINGS",
     "SORT_WORDS",
     "Row",
     "address_of",
+    "blinded",
     "next_case",
     "row_of",
     "view_of",
@@ -47,6 +50,12 @@ FLAG_WORDS: Mapping[str, str] = {
     "quarantined": "quarantined",
     "rerouted": "re-routed",
 }
+#: Flags that come from what agents said, and not from the study.
+OF_READINGS = frozenset(
+    ("provisional", "disagreement", "below_floor", "no_reading", "abstention", "failure")
+)
+#: Orders that tell nothing of what agents said.
+BLIND_SORTS = tuple(s for s in SORTS if s != "confidence")
 _MANY = ("status", "tier", "modality", "route", "flags")
 
 
@@ -83,6 +92,20 @@ def address_of(view: View) -> dict[str, list[str]]:
     return {k: v for k, v in out.items() if v}
 
 
+def blinded(view: View) -> View:
+    """The view for a person who reads blind first: nothing in it depends on an answer.
+
+    A search for an answer, an order by how sure the reader was, or a filter by whether readers
+    disagree would give away as much as the answer on the line.
+    """
+    return replace(
+        view,
+        blind=True,
+        flags=tuple(f for f in view.flags if f not in OF_READINGS),
+        sort=view.sort if view.sort in BLIND_SORTS else "priority",
+    )
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the worklist.
@@ -114,7 +137,7 @@ def row_of(entry: Entry, now: float, cap: float, *, hidden: bool = False) -> Row
     """One line from a row of the ledger; ``now`` and ``cap`` in seconds.
 
     Args:
-        hidden: what was read is left out, and how sure the reader is.
+        hidden: what was read is left out, how sure the reader is, and what flags tell of it.
     """
     seconds = waited(entry, now)
     return Row(
@@ -128,7 +151,11 @@ def row_of(entry: Entry, now: float, cap: float, *, hidden: bool = False) -> Row
         confidence=None if hidden else entry.confidence,
         p_value=entry.p_value,
         route=", ".join(entry.route),
-        flags=tuple(f for f in entry.flags if f != "provisional" and f != str(entry.status)),
+        flags=tuple(
+            f
+            for f in entry.flags
+            if f != "provisional" and f != str(entry.status) and not (hidden and f in OF_READINGS)
+        ),
         wait="" if seconds is None else wait_words(seconds),
         late=seconds is not None and seconds >= cap,
         hidden=hidden,

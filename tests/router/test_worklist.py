@@ -54,6 +54,9 @@ def matches(entry: Entry, view: View) -> bool:
         return False
     if view.waiting and waited(entry) is None:
         return False
+    if view.blind:
+        told = f"{entry.study} {entry.task} {entry.modality}".lower()
+        return all(word in told for word in view.text.lower().split())
     said = f"{entry.study} {entry.answer} {entry.provisional} {entry.answers} {entry.task}"
     return all(word in (said + " ".join(entry.flags)).lower() for word in view.text.split())
 
@@ -73,6 +76,7 @@ VIEWS = st.builds(
     waiting=st.booleans(),
     sort=st.sampled_from(SORTS),
     descending=st.booleans(),
+    blind=st.booleans(),
 )
 
 

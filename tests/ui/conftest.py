@@ -118,15 +118,19 @@ Opened = Callable[..., AppTest]
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
-    """Runs the console with one page in front; ``reader`` is who acts."""
+    """Runs the console with one page in front; ``reader`` is who acts, ``blind`` blind first."""
 
-    def run(page: str, *, reader: str = "", **params: str | list[str]) -> AppTest:
+    def run(
+        page: str, *, reader: str = "", blind: bool = False, **params: str | list[str]
+    ) -> AppTest:
         monkeypatch.setenv("CURBSIDE_READER", reader)
         monkeypatch.setenv("CURBSIDE_DEBUG", "1")
         # AppTest signs everybody in as itself
         monkeypatch.setattr("curbside.ui.session.signed_in", lambda: "")
         app = AppTest.from_string(f"from curbside.ui.app import main\nmain({page!r})")
         app.default_timeout = 30
+        if blind:
+            app.session_state["cb_blind"] = True
         for name, value in params.items():
             app.query_params[name] = value
         app.run()

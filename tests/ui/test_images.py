@@ -13,7 +13,15 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from curbside.study import Instance
-from curbside.ui.pictures import image_paths, neighbour_picture, picture, slices_of
+from curbside.ui.pictures import (
+    Slices,
+    image_paths,
+    neighbour_picture,
+    numbers,
+    opening,
+    picture,
+    slices_of,
+)
 from curbside.ui.viewer import Window, drawn, full_window, thumbnail
 
 
@@ -86,10 +94,57 @@ def test_slices_run_through_all_series_and_frames(tmp_path):
     many = file("examples_ybr_color.dcm")
     one = file("CT_small.dcm")
     slices = slices_of([[Instance(one), Instance(one)], [Instance(many)]])
-    assert len(slices) == 2 + 30 and slices.starts == (0, 2)
-    assert [i.frame for i in slices.instances[2:4]] == [0, 1]
+    assert len(slices) == 2 + 30 and [len(s) for s in slices.series] == [2, 30]
+    assert [i.frame for i in slices.series[1][:2]] == [0, 1]
+    assert len(slices_of([[], [Instance(one)], []]).series) == 1
     gone = slices_of([[Instance(tmp_path / "gone.dcm")]])
-    assert len(gone) == 1 and picture(gone.instances[0]).problem
+    assert len(gone) == 1 and picture(gone.series[0][0]).problem
+
+
+@given(
+    st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=4),
+)
+def test_a_viewer_opens_on_the_nearest_image_that_can_be_shown(usable):
+    """The router's own choice: middle of the longest series, outwards, then the next series."""
+    slices = Slices(tuple(tuple(Instance(b"x") for _ in s) for s in usable))
+
+    def problem(k: int, i: int) -> str:
+        return "" if usable[k][i] else "cut"
+
+    (k, i), bad = opening(slices, problem)
+    broken = {(a, b) for a, s in enumerate(usable) for b, ok in enumerate(s) if not ok}
+    assert set(bad) == broken  # so few are all tried
+    if len(broken) == len(slices):
+        assert (k, i) == (slices.longest_first[0], len(usable[slices.longest_first[0]]) // 2)
+        return
+    assert usable[k][i]
+    middle = len(usable[k]) // 2
+    nearer = [j for j in range(len(usable[k])) if abs(j - middle) < abs(i - middle)]
+    assert not any(usable[k][j] for j in nearer)
+    assert not any(any(s) for s in usable if len(s) > len(usable[k]))
+
+
+def test_of_a_long_series_the_middle_is_tried_and_no_more():
+    slices = Slices((tuple(Instance(b"x") for _ in range(500)),))
+    tried = []
+
+    def problem(k: int, i: int) -> str:
+        tried.append(i)
+        return "" if i < 240 else "cut"
+
+    (_, i), bad = opening(slices, problem, further=1e9, finding=1e9)
+    assert i == 239 and len(bad) == 260 and len(tried) == 500
+    tried.clear()
+    (_, i), bad = opening(slices, problem, further=0.0, finding=1e9)
+    assert i == 239 and len(tried) == 22 and len(bad) == 21
+    tried.clear()
+    (_, i), bad = opening(slices, problem, finding=0.0)
+    assert i == 250 and not bad and not tried
+
+
+def test_places_are_written_as_people_do():
+    assert numbers([4, 0, 2, 3]) == "1, 3–5"
+    assert numbers([]) == "" and numbers([6]) == "7"
 
 
 def test_thumbnails_of_indexed_cases_or_nothing(tmp_path):

@@ -278,6 +278,18 @@ def test_sliders_replay_at_once_and_list_what_moves(opened, lab_home):
     assert not app.exception
 
 
+def test_blind_first_the_lab_lists_cases_without_truth_or_answer(opened, lab_home):
+    def columns(*, blind: bool) -> list[set[str]]:
+        app = opened("lab", run="one", blind=blind)
+        app.slider(key="lab_alpha").set_value(0.0).run()
+        return [set(d.value.columns) for d in app.dataframe]
+
+    answers = {"truth", "as served", "under this setting", "after"}
+    assert all(found & answers for found in columns(blind=False))
+    blind = columns(blind=True)
+    assert len(blind) == 2 and not any(found & answers for found in blind)
+
+
 def test_the_run_as_it_stands(opened, lab_home):
     said = words(opened("lab", run="one"))
     for part in ("Verdict of this run", "Phantoms", "H-competence", "P2"):

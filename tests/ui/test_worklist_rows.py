@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from curbside.readings import Status
 from curbside.router.worklist import SORTS, View
-from curbside.ui.worklist_rows import address_of, next_case, row_of, view_of, wait_words
+from curbside.ui.worklist_rows import (
+    OF_READINGS,
+    address_of,
+    blinded,
+    next_case,
+    row_of,
+    view_of,
+    wait_words,
+)
 
 WORDS = st.lists(st.text("abc_+", min_size=1, max_size=4), max_size=3, unique=True).map(tuple)
 
@@ -75,3 +83,15 @@ def test_a_row_says_provisional_and_late_only_where_it_is(ledger):
 
 def replace_flags(entry):
     return entry._replace(flags=("image_truncated", "not_analysed"))
+
+
+def test_a_blind_row_and_a_blind_view_hold_nothing_of_the_reading(ledger):
+    entry = ledger.get("study-strange")._replace(flags=("novel", "disagreement", "below_floor"))
+    assert set(entry.flags) & OF_READINGS
+    row = row_of(entry, entry.received_at, 3600.0, hidden=True)
+    assert (row.said, row.confidence, row.provisional) == ("", None, False)
+    assert row.flags == ("novel",)
+    view = View(text="broken", sort="confidence", flags=("novel", "disagreement"))
+    shown = blinded(view)
+    assert (shown.blind, shown.sort, shown.flags) == (True, "priority", ("novel",))
+    assert blinded(View(sort="received")).sort == "received"

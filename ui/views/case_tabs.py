@@ -40,7 +40,7 @@ def tabs(entry: Entry, record: CaseRecord) -> None:
     )
     blind = hidden(entry)
     with why:
-        _why(record)
+        _why(record, blind=blind)
     for tab, show in ((said, _readings), (near, _neighbours)):
         with tab:
             if blind:
@@ -67,7 +67,7 @@ def _scores(folder: str, changed: float) -> tuple[str, dict[str, NDArray[np.floa
     return str(stored.facts["calibration_digest"]), stored.tensors("calibration.safetensors")
 
 
-def _why(record: CaseRecord) -> None:
+def _why(record: CaseRecord, *, blind: bool) -> None:
     if record.familiarity is None:
         st.html(
             state("Nothing was assessed", "There was no image to assess, so there is no route.")
@@ -97,7 +97,10 @@ def _why(record: CaseRecord) -> None:
             st.caption("Nothing is known of who reads cases like this well.")
     st.markdown("##### What would have sent it elsewhere")
     found = record.outcome.counterfactuals
-    if found:
+    if blind:
+        # among them is the floor at which the reading would have been held: how sure it was
+        st.html(withheld())
+    elif found:
         st.html(
             table(
                 ("change", "then"),

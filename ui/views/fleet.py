@@ -10,6 +10,7 @@ import streamlit as st
 from curbside.config import load_config
 from curbside.errors import CurbsideError
 from curbside.ui import plots
+from curbside.ui.blind import switched_on
 from curbside.ui.components import error_state, state, table, tag, text
 from curbside.ui.index_facts import (
     AgentRow,
@@ -301,7 +302,9 @@ def _draw(points: MapPoints) -> None:
         if place is not None:
             new[0].append(place[0])
             new[1].append(place[1])
-            new[2].append(f"{record.case}: {record.modality}, {record.outcome.status}")
+            # neighbours have labels: who reads blind is not told which case lies among them
+            named = "a new case" if switched_on() else record.case
+            new[2].append(f"{named}: {record.modality}, {record.outcome.status}")
     st.plotly_chart(
         plots.embedding_map(dict(sorted(groups.items())), new, colours()),
         theme=None,

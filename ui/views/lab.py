@@ -17,6 +17,7 @@ from curbside.evals.compare import Comparison, compare
 from curbside.evals.schema import Summary
 from curbside.evals.table import lines, rows
 from curbside.ui import lab_numbers, plots
+from curbside.ui.blind import switched_on
 from curbside.ui.components import error_state, state, table, text
 from curbside.ui.runs import (
     EFFECTS,
@@ -267,9 +268,13 @@ def _moves(moved: Sequence[Move]) -> None:
 
 
 def _cases(found: Sequence[Move], columns: Sequence[str]) -> None:
+    """Read blind first, without truth and answers: a case of the run may be on the worklist."""
     if not found:
         st.html(state("None", "No such case under this setting."))
         return
+    if switched_on():
+        columns = [c for c in columns if c not in ("truth", "before", "after")]
+        st.caption("Blind first is on: truth and answers are not shown.")
     data = pd.DataFrame([{c: getattr(m, c) for c in columns} for m in found[:_SHOWN]])
     data = data.rename(columns={"before": "as served", "after": "under this setting"})
     st.dataframe(data, hide_index=True, height=min(36 * len(data) + 40, 340))

@@ -156,7 +156,9 @@ def _ended(job: Job) -> None:
                     f"{mark(Status(one['status']))} &nbsp; {more} {text(said)} "
                     f'<span class="cb-quiet cb-small"> · {text(one["modality"] or "unknown")} · '
                     f"{_counted(int(one['images']), 'image', 'images')}"
-                    f"<br>{text(one['why'])}</span>"
+                    # the reason says how sure the reader was
+                    + ("" if blind else f"<br>{text(one['why'])}")
+                    + "</span>"
                 )
         if refused:
             with st.expander(f"{_counted(len(refused), 'object', 'objects')} refused"):

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
+from curbside.errors import UserError
 from curbside.readings import Status
 from curbside.router.worklist import SORTS, Counts, Page, View, count
 from curbside.router.worklist import page as page_of_ledger
-from curbside.ui.blind import hidden, switch
-from curbside.ui.components import mark, row, state, tag, text
+from curbside.ui.blind import hidden, seen, switch
+from curbside.ui.components import error_state, mark, row, state, tag, text
 from curbside.ui.links import link_to
 from curbside.ui.serving import ledger
 from curbside.ui.session import frame, param, reader
 from curbside.ui.theme import MARKS
 from curbside.ui.worklist_rows import (
+    BLIND_SORTS,
+    OF_READINGS,
     SORT_WORDS,
     Row,
     address_of,
@@ -68,7 +72,7 @@ def _chosen() -> View:
     """
     said = {name: st.query_params.get_all(name) for name in _FILTERS}
     if said != st.session_state.get(_SEEN) or "status" not in st.session_state:
-        view = view_of(said.__getitem__)
+        view = seen(view_of(said.__getitem__))
         st.session_state[_SEEN] = said
         st.session_state.update(
             {name: list(getattr(view, name)) for name in ("status", *_FACETS)},
@@ -78,9 +82,11 @@ def _chosen() -> View:
             down=view.descending,
         )
         return view
-    view = view_of(_widget)
-    if view != view_of(said.__getitem__):
-        address = address_of(view)
+    view = seen(view_of(_widget))
+    # reading blind first may since have taken away what was chosen
+    st.session_state.update(sort=view.sort, flags=list(view.flags))
+    address = address_of(view)
+    if address != address_of(view_of(said.__getitem__)):
         for name in _FILTERS:
             if name in address:
                 st.query_params[name] = address[name]
@@ -118,22 +124,24 @@ def _filters(view: View, counts: Counts) -> None:
             on_change=_first_page,
             help="Cases that a person must still look at. Switch off to see answered ones too.",
         )
-        switch()
+        switch(_first_page)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.text_input(
             "Search",
             key="q",
-            placeholder="Search ids, answers, tasks",
+            placeholder="Search ids, tasks" if view.blind else "Search ids, answers, tasks",
             label_visibility="collapsed",
             icon=":material/search:",
             on_change=_first_page,
             width=200,
         )
         for facet, label in _FACETS.items():
-            _facet(facet, label, by[facet], getattr(view, facet))
+            # a count of disagreements tells of answers too
+            told = {f: n for f, n in by[facet].items() if not (view.blind and f in OF_READINGS)}
+            _facet(facet, label, told, getattr(view, facet))
         st.selectbox(
             "Order",
-            list(SORTS),
+            list(BLIND_SORTS if view.blind else SORTS),
             key="sort",
             format_func=SORT_WORDS.__getitem__,
             label_visibility="collapsed",
@@ -164,21 +172,33 @@ def _first_page() -> None:
 
 
 def _list(view: View, counts: Counts) -> None:
-    found = page_of_ledger(ledger(), view, after=param("after") or None, limit=PAGE_SIZE)
+    try:
+        found = page_of_ledger(ledger(), view, after=param("after") or None, limit=PAGE_SIZE)
+    except UserError as e:
+        st.html(error_state("There is no such page of this view", e.message, ""))
+        link_to("worklist", "To its first page", address_of(view), icon=":material/first_page:")
+        return
     if not found.entries:
-        st.html(
-            state(
-                "Nothing waits" if view == View(waiting=True) else "No case matches",
-                "Every case has an answer. Switch “Waiting only” off to see them."
-                if view == View(waiting=True)
-                else "Loosen a filter, or switch “Waiting only” off.",
-            )
-        )
+        _nothing(view)
         return
     now = time.time()
     rows = [row_of(e, now, view.wait_cap, hidden=hidden(e)) for e in found.entries]
     _bar(view, counts, found, rows)
     _rows(rows, view)
+
+
+def _nothing(view: View) -> None:
+    if replace(view, blind=False) == View(waiting=True):
+        st.html(
+            state(
+                "Nothing waits", "Every case has an answer. Switch “Waiting only” off to see them."
+            )
+        )
+        return
+    more = " Read blind first, answers are not searched." if view.blind and view.text else ""
+    st.html(
+        state("No case matches", f"Loosen a filter, or switch “Waiting only” off.{more}"),
+    )
 
 
 def _bar(view: View, counts: Counts, found: Page, rows: Sequence[Row]) -> None:
