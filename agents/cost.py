@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-__all__ = ["BuildCost", "Meter", "high_water_mib", "metered"]
+__all__ = ["BuildCost", "Costed", "Meter", "forget_high_water", "high_water_mib", "metered"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class BuildCost:
     peak_mib: float
 
 
+@runtime_checkable
+class Costed(Protocol):
+    """An agent that knows what making it took, from the card beside its weights."""
+
+    build_cost: BuildCost | None
+
+
 @dataclass
 class Meter:
     """Filled when the block of :func:`metered` ends."""
@@ -37,13 +45,17 @@ class Meter:
 def metered() -> Iterator[Meter]:
     """Measure wall seconds and peak resident memory of a block."""
     meter = Meter()
-    # Linux forgets the high-water mark on request; elsewhere the process's own stands
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    forget_high_water()
     started = time.perf_counter()
     yield meter
     meter.seconds = time.perf_counter() - started
     meter.peak_mib = high_water_mib()
+
+
+def forget_high_water() -> None:
+    """Let :func:`high_water_mib` count from now on; elsewhere than on Linux nothing happens."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def high_water_mib() -> float:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from curbside.agents.contract import AgentCard, AnyResponse
+from curbside.agents.cost import BuildCost
 from curbside.agents.finetuning.card import AdapterCard, read_card
 from curbside.agents.fleet_spec import EncoderSpec
 from curbside.agents.heads import Heads, match_task
@@ -37,12 +38,20 @@ class EncoderAgent:
 
     Args:
         open_vectors: called once, with the first study.  Raises AgentUnavailable, UserError.
+        build_cost: what making it took.
     """
 
-    def __init__(self, card: AgentCard, heads: Heads, open_vectors: Callable[[], Vector]) -> None:
+    def __init__(
+        self,
+        card: AgentCard,
+        heads: Heads,
+        open_vectors: Callable[[], Vector],
+        build_cost: BuildCost | None = None,
+    ) -> None:
         self.card = card
         self._heads, self._open = heads, open_vectors
         self._labels = heads.labels()
+        self.build_cost = build_cost
         self._vector: Vector | None = None
         self._lock = Lock()
 
@@ -128,7 +137,7 @@ def open_encoder_agent(name: str, spec: EncoderSpec, folder: Path | None = None)
         adapter=spec.adapter,
         **spec.card.model_dump(exclude={"questions"}),
     )
-    return EncoderAgent(card, heads, lambda: _vectors(spec.base, beside, adapter, made))
+    return EncoderAgent(card, heads, lambda: _vectors(spec.base, beside, adapter, made), made.cost)
 
 
 def _vectors(base: str, beside: Path, adapter: Path, made: AdapterCard) -> Vector:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from curbside.agents.contract import Agent
+from curbside.agents.cost import BuildCost, Costed
 from curbside.agents.fleet import Fleet
 from curbside.agents.fleet_spec import AgentSpec, EmbeddedSpec, FleetSpec, PersonSpec
 from curbside.agents.kinds import opener
@@ -49,6 +50,7 @@ def open_fleet(
     people: dict[str, Agent] = {}
     specialists: dict[str, str] = {}
     generalists: list[str] = []
+    cost: dict[str, BuildCost] = dict(trained.build_cost) if trained else {}
     for name, agent in spec.agents.items():
         if isinstance(agent, EmbeddedSpec):
             assert trained is not None
@@ -68,6 +70,9 @@ def open_fleet(
         if twice:
             raise ConfigError(f"two agents of the fleet are named {min(twice)}")
         (people if isinstance(agent, PersonSpec) else agents).update(opened)
+        for n, a in opened.items():
+            if isinstance(a, Costed) and a.build_cost is not None:
+                cost[n] = a.build_cost
     generalist = spec.generalist or (trained.generalist if trained else "")
     if generalist not in agents:
         raise ConfigError(
@@ -88,7 +93,7 @@ def open_fleet(
         colleagues=tuple(n for n in generalists if n != generalist),
         tasks=trained.tasks if trained else tasks,
         tasks_of=trained.tasks_of if trained else tasks_of,
-        build_cost=trained.build_cost if trained else MappingProxyType({}),
+        build_cost=MappingProxyType(cost),
         fingerprint=mark,
         people=MappingProxyType(people),
     )

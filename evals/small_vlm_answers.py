@@ -26,7 +26,7 @@ from curbside.progress import Advance
 from curbside.storage import write_text
 from curbside.study import Question
 
-__all__ = ["Labels", "Modalities", "Visual", "kept", "label_answers", "modality_answers",
+__all__ = ["Labels", "Modalities", "Visual", "kept", "known", "label_answers", "modality_answers",
            "visual_answers"]  # fmt: skip
 
 _BATCH = 16
@@ -151,10 +151,18 @@ def _others(cases: Sequence[Case]) -> list[int]:
 
 def kept(path: Path, mark: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What ``make`` gives, from the file where that was made of the same."""
+    found = known(path, mark)
+    if found is not None:
+        return found
+    made = make()
+    write_text(path, json.dumps({"mark": mark, **made}))
+    return made
+
+
+def known(path: Path, mark: str) -> dict[str, Any] | None:
+    """What the file holds, where it was made of the same."""
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict) and found.pop("mark", None) == mark:
             return found
-    made = make()
-    write_text(path, json.dumps({"mark": mark, **made}))
-    return made
+    return None

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from PIL import Image
 
 from curbside.agents.contract import Agent
+from curbside.agents.finetuning.card import write_card
+from curbside.agents.small_vlm.cards import made_card
 from curbside.agents.small_vlm.language import Base
 from curbside.agents.small_vlm.making import Courses, Maker
 from curbside.agents.small_vlm.material import Material, Seen, material_of, seen
@@ -24,13 +26,21 @@ from curbside.agents.small_vlm.model import Plan, SmallVlm
 from curbside.agents.small_vlm.stored import ADAPTER_FILES, FACTS_FILE, Facts, with_adapter
 from curbside.agents.small_vlm.visual import Eyes
 from curbside.agents.small_vlm.wording import Wording
-from curbside.cases import Case, Cases
-from curbside.evals.small_vlm import Row, judge_labels, judge_modality, judge_visual, temperature
+from curbside.cases import Case, Cases, read_cases
+from curbside.evals.small_vlm import (
+    CONTROLS,
+    Row,
+    judge_labels,
+    judge_modality,
+    judge_visual,
+    temperature,
+)
 from curbside.evals.small_vlm_answers import (
     Labels,
     Modalities,
     Visual,
     kept,
+    known,
     label_answers,
     modality_answers,
     visual_answers,
@@ -43,13 +53,16 @@ from curbside.study import Study, content_hash
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from curbside.config import EncoderConfig
     from curbside.indexes.features import FeatureSource
 
-__all__ = ["SPLITS", "TIERS", "Judged", "Run"]
+__all__ = ["SPLITS", "TIERS", "Judged", "Part", "Run", "open_run"]
 
 TIERS = ("common", "rare")
 #: Raise when the questions or how they are asked change.
-_FORMAT = 1
+_FORMAT = 2
+#: What serves, and is asked of the corpus: it has seen no image of any test.
+_SERVES = "disjoint"
 
 
 def disjoint(case: Case) -> bool:
@@ -66,12 +79,37 @@ def published(case: Case) -> bool:
 SPLITS: Mapping[str, Callable[[Case], bool]] = {"disjoint": disjoint, "published": published}
 
 
+class Part(NamedTuple):
+    """What is made in one go: an adapter, or its answers to one kind of question.
+
+    Args:
+        on: the split of the visual questions, or the role of the cases.
+    """
+
+    seed: int
+    what: Literal["adapter", "modality", "labels", "visual"]
+    on: str
+
+    @property
+    def needs(self) -> tuple[Part, ...]:
+        """What must be there before it can begin."""
+        first = Part(self.seed, "adapter", _SERVES)
+        if self.what == "adapter":  # all stand on what the first has read
+            return () if self == first else (first,)
+        return (Part(self.seed, "adapter", self.on),) if self.what == "visual" else (first,)
+
+
 @dataclass(frozen=True)
 class Judged:
     """What is asked of a finished model: cases of one role, and what is seen of them."""
 
     cases: Cases
     seen: Seen
+
+    @cached_property
+    def mark(self) -> str:
+        """Hash of the cases and their images."""
+        return content_hash(self.cases.digest, *self.seen.digests)
 
     def where(self, keep: Callable[[Case], bool]) -> tuple[list[Case], Tensor]:
         """Some cases whose image can be used, and their features."""
@@ -121,31 +159,74 @@ class Run:
         Args:
             name: of ``SPLITS``: which visual questions it learned.
         """
-        where = self.folder / f"seed-{seed}"
-        maker = Maker(
-            where, self.material, lambda: self.base,
-            seed=seed, plan=self.plan, courses=self.courses,
-        )  # fmt: skip
+        maker = self._maker(seed)
         if self.questions is None:
             return maker.read()
         return maker.visual(f"visual-{name}", SPLITS[name])
+
+    def _maker(self, seed: int) -> Maker:
+        return Maker(
+            self.folder / f"seed-{seed}", self.material, lambda: self.base,
+            seed=seed, plan=self.plan, courses=self.courses,
+        )  # fmt: skip
+
+    # -- parts -------------------------------------------------------------------------------
+
+    def parts(self, seeds: Sequence[int]) -> list[Part]:
+        """All that :meth:`table` and :meth:`agent` stand on, what takes longest first."""
+        out = [Part(s, "adapter", _SERVES) for s in seeds]
+        visual = [] if self.questions is None else list(SPLITS)
+        out += [Part(s, "adapter", n) for s in seeds for n in visual if n != _SERVES]
+        out += [Part(s, "visual", n) for n in visual for s in seeds]
+        out += [Part(s, "labels", "test") for s in seeds]
+        out += [Part(s, "modality", "test") for s in seeds]
+        return [*out, *(Part(s, "labels", "tune") for s in seeds[:1])]
+
+    def missing(self, seeds: Sequence[int]) -> list[Part]:
+        """Those that are not there, or were made of something else."""
+        return [p for p in self.parts(seeds) if not self._has(p)]
+
+    def make(self, part: Part) -> None:
+        """Make a part, where it is not there."""
+        if part.what == "adapter":
+            self.finished(part.seed, part.on)
+        elif part.what == "modality":
+            self.modalities(part.seed)
+        elif part.what == "labels":
+            self.labels(part.seed, part.on)
+        else:
+            self.visual(part.seed, part.on)
+
+    def _has(self, part: Part) -> bool:
+        on = part.on if part.what in ("adapter", "visual") else _SERVES
+        keep = None if self.questions is None else SPLITS[on]
+        if not self._maker(part.seed).finished(f"visual-{on}", keep):
+            return False
+        if part.what == "adapter":
+            return True
+        judged = self.asked if part.what == "visual" else self.judged(part.on)
+        what = f"labels-{part.on}" if part.what == "labels" else part.what
+        path, mark = self._place(part.seed, on, what, judged, self.finished(part.seed, on))
+        return known(path, mark) is not None
 
     # -- answers -----------------------------------------------------------------------------
 
     def modalities(self, seed: int) -> Modalities:
         """Of test cases in the common and rare tiers."""
-        _, features = self.judged("test").where(has_known_modality)
+        test = self.judged("test")
+        _, features = test.where(has_known_modality)
         return Modalities(
-            **self._ask(seed, "disjoint", "modality", len(features), lambda m, w, advance: (
+            **self._ask(seed, _SERVES, "modality", test, len(features), lambda m, w, advance: (
                 modality_answers(m, w, features, self.blank, advance)
             ))
         )  # fmt: skip
 
     def labels(self, seed: int, role: str = "test") -> Labels:
         """Of cases with a task that was learned."""
-        cases, features = self.judged(role).where(self.has_known_task)
+        judged = self.judged(role)
+        cases, features = judged.where(self.has_known_task)
         return Labels(
-            **self._ask(seed, "disjoint", f"labels-{role}", len(cases), lambda m, w, advance: (
+            **self._ask(seed, _SERVES, f"labels-{role}", judged, len(cases), lambda m, w, advance: (
                 label_answers(m, w, cases, features, self.blank, advance)
             ))
         )  # fmt: skip
@@ -154,7 +235,7 @@ class Run:
         """Of the test questions."""
         cases, features = self.asked.where(is_test)
         return Visual(
-            **self._ask(seed, name, "visual", len(cases), lambda m, w, advance: (
+            **self._ask(seed, name, "visual", self.asked, len(cases), lambda m, w, advance: (
                 visual_answers(m, w, cases, features, self.blank, advance)
             ))
         )  # fmt: skip
@@ -192,18 +273,26 @@ class Run:
         seed: int,
         name: str,
         part: str,
+        judged: Judged,
         count: int,
         ask: Callable[[SmallVlm, Wording, Advance], dict[str, Any]],
     ) -> dict[str, Any]:
         adapter = self.finished(seed, name)
-        mark = content_hash(json.dumps([_FORMAT, tree_digest(adapter), count]))
+        path, mark = self._place(seed, name, part, judged, adapter)
 
         def make() -> dict[str, Any]:
             model = with_adapter(self.base, self.plan, adapter).base_model.model.eval()
             with bar(f"seed {seed}: {part}", count) as advance:
                 return ask(model, self.base.wording, advance)
 
-        return kept(self.folder / f"seed-{seed}" / f"{part}-{name}.json", mark, make)
+        return kept(path, mark, make)
+
+    def _place(
+        self, seed: int, name: str, part: str, judged: Judged, adapter: Path
+    ) -> tuple[Path, str]:
+        """Where answers are kept, and a hash of what they depend on."""
+        mark = content_hash(json.dumps([_FORMAT, _weights(adapter), judged.mark]))
+        return self.folder / f"seed-{seed}" / f"{part}-{name}.json", mark
 
     # -- the table and the agent ---------------------------------------------------------------
 
@@ -222,7 +311,7 @@ class Run:
             rows.append(judge_modality([cases[i] for i in at], some, f"modality, {tier}"))
         cases, _ = self.judged("test").where(self.has_known_task)
         labels = [self.labels(s) for s in seeds]
-        others = {k: _right(a, cases) for k, a in beside.items()}
+        others = {k: self._right(k, a, cases) for k, a in beside.items()}
         rows.append(judge_labels(cases, labels, "label", beside=others))
         if self.questions is None:
             return rows
@@ -242,12 +331,26 @@ class Run:
                     rows.append(judge_visual(some_asked, some_said, f"{title}, F1", f1=True))
         return rows
 
-    def agent(self, seed: int) -> Path:
-        """The folder of an agent, with a temperature fitted on ``tune``; named by its content."""
+    def _right(self, name: str, agent: Agent, cases: Sequence[Case]) -> list[bool]:
+        def make() -> dict[str, Any]:
+            said = agent.read_batch([c.study() for c in cases])
+            pairs = zip(said, cases, strict=True)
+            return {"right": [isinstance(r, Reading) and r.answer == c.label for r, c in pairs]}
+
+        mark = content_hash(agent.card.fingerprint, self.judged("test").mark)
+        right: list[bool] = kept(self.folder / f"beside-{name}.json", mark, make)["right"]
+        return right
+
+    def agent(self, seed: int, rows: Sequence[Row] = ()) -> Path:
+        """The folder of an agent, with a temperature fitted on ``tune``; named by its content.
+
+        Args:
+            rows: the table, for the agent's card.
+        """
         adapter = self.finished(seed)
         cases, _ = self.judged("tune").where(self.has_known_task)
         fitted = temperature(cases, self.labels(seed, "tune").said)
-        files = {k: v for k, v in tree_digest(adapter).items() if k in ADAPTER_FILES}
+        files = _weights(adapter)
         facts = Facts(
             plan=asdict(self.plan),
             language=self.base.name,
@@ -263,6 +366,14 @@ class Run:
                 for name in files:
                     shutil.copyfile(adapter / name, folder / name)
                 (folder / FACTS_FILE).write_text(text, encoding="utf-8")
+        maker, serves = self._maker(seed), self.questions is not None
+        stages = ("align", "read", *([f"visual-{_SERVES}"] if serves else []))
+        card = made_card(
+            maker, self.base, self.material.asking(SPLITS[_SERVES]),
+            with_adapter(self.base, self.plan, adapter, learning=True),
+            stages, self.cases.path.name, {"temperature": fitted} | _metrics(rows),
+        )  # fmt: skip
+        write_card(card, out)
         return out
 
     def facts(self, seeds: Sequence[int]) -> dict[str, str]:
@@ -279,6 +390,30 @@ class Run:
         }
 
 
+def open_run(
+    folder: Path,
+    cases: Path,
+    questions: Path | None,
+    encoder: EncoderConfig,
+    cache: Path,
+    courses: Courses,
+    load: Callable[[], Base],
+    plan: Plan | None = None,
+) -> Run:
+    """A run from what another process can be told.
+
+    Args:
+        cases, questions: manifests.
+        cache: folder of the encoder's features.
+    """
+    from curbside.indexes.encoder import load_encoder
+    from curbside.indexes.features import FeatureSource
+
+    asked = None if questions is None else read_cases(questions)
+    source = FeatureSource(load_encoder(encoder, cache), folder=cache)
+    return Run(folder, read_cases(cases), asked, source, load, plan=plan, courses=courses)
+
+
 def has_known_modality(case: Case) -> bool:
     """Whether a case's modality was learned."""
     return case.tier in TIERS and bool(case.modality)
@@ -289,8 +424,19 @@ def is_test(case: Case) -> bool:
     return case.attributes.get("split") == "test"
 
 
-def _right(agent: Agent, cases: Sequence[Case]) -> list[bool]:
-    said = agent.read_batch([c.study() for c in cases])
-    return [
-        isinstance(r, Reading) and r.answer == c.label for r, c in zip(said, cases, strict=True)
-    ]
+def _weights(adapter: Path) -> dict[str, str]:
+    """SHA-256 of an adapter's own files; what making it took is none of it."""
+    return {k: v for k, v in tree_digest(adapter).items() if k in ADAPTER_FILES}
+
+
+def _metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """Shares right on ``test`` over all seeds, for a card; not of other adapters."""
+    out: dict[str, float] = {}
+    for row in rows:
+        if "published" in row.name:
+            continue
+        value, low, high = row.value
+        out |= {f"{row.name}": value, f"{row.name}, 95 % from": low, f"{row.name}, to": high}
+        out |= {f"{row.name}, seed {i}": s for i, s in enumerate(row.seeds)}
+        out |= {f"{row.name}, {k}": row.controls[k][0] for k in CONTROLS}
+    return {k: round(v, 4) for k, v in out.items()}

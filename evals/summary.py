@@ -163,7 +163,7 @@ def arm_costs(by: Mapping[str, BuildCost], specialists: Mapping[str, str]) -> di
             return None
         labels = sum(c.labels for c in known)
         return Cost(
-            labels=labels if everything is None else min(labels, everything),
+            labels=labels if everything is None or len(names) == 1 else min(labels, everything),
             trainable_parameters=sum(c.trainable_parameters for c in known),
             train_seconds=round(sum(c.train_seconds for c in known), 3),
             peak_mib=round(max(c.peak_mib for c in known), 1),

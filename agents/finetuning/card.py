@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from curbside.agents.cost import BuildCost
 from curbside.errors import UserError
 from curbside.storage import write_text
 
@@ -71,6 +72,11 @@ class AdapterCard(BaseModel):
     def share(self) -> float:
         """Share of all numbers that were learned."""
         return self.trainable / max(self.parameters, 1)
+
+    @property
+    def cost(self) -> BuildCost:
+        """What making it took, as for agents that are built."""
+        return BuildCost(self.labels, self.trainable, self.seconds, self.peak_mib)
 
 
 def read_card(folder: Path) -> AdapterCard:

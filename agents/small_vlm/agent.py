@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from curbside.agents.contract import AgentCard, AnyResponse
+from curbside.agents.cost import BuildCost
 from curbside.agents.fleet_spec import SmallVlmSpec
 from curbside.agents.small_vlm.wording import Wording, plain
 from curbside.errors import AgentUnavailable, ImageError
@@ -49,10 +50,17 @@ class SmallVlmAgent:
 
     Args:
         open_model: called with the first study that is read.
+        build_cost: what making it took.
     """
 
-    def __init__(self, card: AgentCard, open_model: Callable[[], Opened], see: Sight) -> None:
-        self.card = card
+    def __init__(
+        self,
+        card: AgentCard,
+        open_model: Callable[[], Opened],
+        see: Sight,
+        build_cost: BuildCost | None = None,
+    ) -> None:
+        self.card, self.build_cost = card, build_cost
         self._open_model, self._see = open_model, see
         self._opened: Opened | None = None
         self._lock = Lock()
@@ -220,9 +228,9 @@ def open_small_vlm_agent(
     """An agent of kind ``small-vlm`` of a fleet file; the model loads with its first study.
 
     Raises:
-        AgentUnavailable: there is no whole small VLM in its folder.
+        AgentUnavailable: there is no whole small VLM in its folder, or no card beside it.
     """
-    from curbside.agents.small_vlm.stored import opened, read_facts
+    from curbside.agents.small_vlm.stored import opened, read_facts, read_made
 
     where = (folder or Path()) / spec.folder
     facts = read_facts(where)
@@ -242,7 +250,7 @@ def open_small_vlm_agent(
         model, wording, found = opened(where)
         return model, wording, found.temperature
 
-    return SmallVlmAgent(card, open_model, _EncoderSight(facts.encoder))
+    return SmallVlmAgent(card, open_model, _EncoderSight(facts.encoder), read_made(where).cost)
 
 
 class _EncoderSight:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curbside.agents.small_vlm.packing import Group, pack, rows_of
 
-__all__ = ["ALIGNING", "READING", "VISUAL", "Course", "packed_batches", "run_course"]
+__all__ = ["ALIGNING", "READING", "VISUAL", "Course", "Took", "packed_batches", "run_course"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,20 @@ class Course:
     rate: float
     decay: float
     every: int = 50
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a course took over all its runs, and how it ended.
+
+    Args:
+        loss: mean over the last steps that were logged; None where none was.
+    """
+
+    seconds: float
+    peak_mib: float
+    steps: int
+    loss: float | None
 
 
 ALIGNING = Course(count=32_000, batch=64, rate=1e-3, decay=0.05, every=125)
@@ -62,7 +76,7 @@ def run_course(
     *,
     seed: int,
     label: str,
-) -> None:
+) -> Took:
     """Train, or go on from the last whole checkpoint in ``folder``.
 
     Raises:
@@ -70,6 +84,7 @@ def run_course(
     """
     from transformers import Trainer, TrainingArguments
 
+    from curbside.agents.cost import forget_high_water
     from curbside.agents.finetuning.runs import go_on
 
     total = -(-len(items) // course.batch)
@@ -100,4 +115,12 @@ def run_course(
             model=model, args=arguments, train_dataset=list(items), data_collator=collate
         )
 
-    go_on(folder, make, label)
+    forget_high_water()
+    trainer, watch = go_on(folder, make, label)
+    losses = [float(h["loss"]) for h in trainer.state.log_history if "loss" in h]
+    return Took(
+        round(watch.seconds, 1),
+        round(watch.peak_mib, 1),
+        int(trainer.state.global_step),
+        round(losses[-1], 4) if losses else None,
+    )

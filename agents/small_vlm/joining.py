@@ -10,16 +10,20 @@ import yaml
 from curbside.agents.fleet_spec import FleetSpec
 from curbside.storage import write_text
 
-__all__ = ["NAME", "write_fleet"]
+__all__ = ["INTENDED_USE", "LIMITS", "NAME", "write_fleet"]
 
 NAME = "small-vlm"
+LIMITS = (
+    "one small image of a study; says little outside the questions it learned; "
+    "tags and history are not read; docs/small-vlm.md has its controls"
+)
+INTENDED_USE = "measuring what a small generative model adds to a fleet; not for clinical use"
 _CARD: dict[str, Any] = {
     "role": "generalist",
     "questions": ["diagnosis", "vqa_closed", "vqa_open"],
     "licence": "Apache-2.0 (SmolLM2-135M, EfficientNet-Lite0); what is learned, as your cases",
-    "limits": "one small image of a study; says little outside the questions it learned; "
-    "tags and history are not read; docs/small-vlm.md has its controls",
-    "intended_use": "measuring what a small generative model adds to a fleet; not for clinical use",
+    "limits": LIMITS,
+    "intended_use": INTENDED_USE,
     "runs_on": ["cpu", "site"],
     "cost": 10,
 }

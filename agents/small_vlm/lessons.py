@@ -20,8 +20,6 @@ __all__ = ["ORDERS", "corpus_lessons", "drawn", "visual_lessons"]
 
 #: Orders of a task's options that are learned; each is a text whose lower states are kept.
 ORDERS = 4
-#: Chance that an image with a label question is asked for its modality too.
-_MODALITY_TOO = 0.5
 #: Questions of one image in one lesson.
 _MOST = 6
 
@@ -49,12 +47,17 @@ def drawn(cases: Sequence[Case], count: int, seed: int) -> list[int]:
 
 
 def corpus_lessons(
-    cases: Sequence[Case], course: Sequence[int], wording: Wording, seed: int, *, first: int = 0
+    cases: Sequence[Case],
+    course: Sequence[int],
+    wording: Wording,
+    seed: int,
+    *,
+    modality_too: float = 0.5,
 ) -> list[Group]:
-    """Modality and label questions.
+    """Label and modality questions; row i of the visual features is case i's.
 
     Args:
-        first: row of the first case in the visual features.
+        modality_too: chance that an image with a label question is asked for its modality too.
     """
     rng = random.Random(seed)
     orders = _orders(cases, rng)
@@ -64,10 +67,10 @@ def corpus_lessons(
         if case.label in case.options:
             text = which_of(rng.choice(orders[case.options]))
             asked.append(wording.asked(text, plain(case.label or "")))
-        if not asked or rng.random() < _MODALITY_TOO:
+        if not asked or rng.random() < modality_too:
             text = MODALITY[0] if rng.random() < 0.5 else rng.choice(MODALITY[1:])
             asked.append(wording.asked(text, plain(case.modality or "")))
-        lessons.append(Group(first + i, tuple(asked)))
+        lessons.append(Group(i, tuple(asked)))
     return lessons
 
 

@@ -23,6 +23,7 @@ from curbside.agents.small_vlm.courses import (
     READING,
     VISUAL,
     Course,
+    Took,
     packed_batches,
     run_course,
 )
@@ -40,7 +41,7 @@ from curbside.study import content_hash
 __all__ = ["Courses", "Maker"]
 
 #: Raise when the code makes something else of the same inputs.
-_FORMAT = 2
+_FORMAT = 3
 _MADE = "made.json"
 
 
@@ -78,17 +79,15 @@ class Maker:
 
     def read(self) -> Path:
         """The adapter after the corpus's questions; a folder of peft's files."""
-        align = self._mark("align", self.material.digest, self.courses.align)
-        read = self._mark("read", align, self.courses.read)
-        return self._stage("read", read, lambda work: self._learn_to_read(work, align))
+        return self._stage("read", self._read_mark, self._learn_to_read)
 
     def visual(self, name: str, keep: Callable[[Case], bool]) -> Path:
         """The adapter after visual questions too, those that ``keep`` lets through."""
         before = self.read()
         material = self.material.asking(keep)
-        mark = self._mark(name, material.asked_digest, self.courses.visual, tree_digest(before))
+        mark = self._visual_mark(name, material, before)
 
-        def work(work: Path) -> Any:
+        def work(work: Path) -> tuple[Any, Took]:
             base = self._load()
             peft = with_adapter(base, self.plan, before, learning=True)
             lessons = self._mixed(material, base.wording)
@@ -96,13 +95,38 @@ class Maker:
 
         return self._stage(name, mark, work)
 
+    def finished(self, name: str, keep: Callable[[Case], bool] | None) -> bool:
+        """Whether :meth:`visual` (:meth:`read` where ``keep`` is None) has nothing to do."""
+        before = self.folder / "read"
+        if not _is_made(before, self._read_mark) or keep is None:
+            return keep is None and _is_made(before, self._read_mark)
+        mark = self._visual_mark(name, self.material.asking(keep), before)
+        return _is_made(self.folder / name, mark)
+
+    def took(self, *names: str) -> dict[str, Took]:
+        """What finished stages took, by name."""
+        found = {n: json.loads((self.folder / n / _MADE).read_text("utf-8")) for n in names}
+        return {n: Took(**made["took"]) for n, made in found.items()}
+
     # -- stages ------------------------------------------------------------------------------
 
-    def _learn_to_read(self, work: Path, align: str) -> Any:
+    @property
+    def _align_mark(self) -> str:
+        return self._mark("align", self.material.digest, self.courses.align)
+
+    @property
+    def _read_mark(self) -> str:
+        return self._mark("read", self._align_mark, self.courses.read)
+
+    def _visual_mark(self, name: str, material: Material, before: Path) -> str:
+        learned = {k: v for k, v in tree_digest(before).items() if k != _MADE}
+        return self._mark(name, material.asked_digest, self.courses.visual, learned)
+
+    def _learn_to_read(self, work: Path) -> tuple[Any, Took]:
         cases, courses = self.material.cases, self.courses
         features = self.material.features[: len(cases)]
         model, wording = self._model()
-        self._aligned(model, wording, features, align)
+        self._aligned(model, wording, features)
         # whether the projector was aligned just now or earlier must not show in the adapter
         torch.manual_seed(self.seed)
         peft = adapted(model)
@@ -110,10 +134,10 @@ class Maker:
         lessons = corpus_lessons(cases, course, wording, self.seed)
         return self._run(peft, lessons, features, courses.read, work, "learning to read")
 
-    def _aligned(self, model: SmallVlm, wording: Wording, features: Tensor, mark: str) -> None:
+    def _aligned(self, model: SmallVlm, wording: Wording, features: Tensor) -> None:
         from safetensors.torch import load_file, save_file
 
-        out, course = self.folder / "align", self.courses.align
+        out, course, mark = self.folder / "align", self.courses.align, self._align_mark
 
         if not _is_made(out, mark):
             self._begin("align", mark)
@@ -123,18 +147,18 @@ class Maker:
                 shown = {"truth": targets.truth[rows], "allowed": targets.allowed[rows]}
                 return {"features": features[rows].float(), **shown}
 
-            run_course(
+            took = run_course(
                 Aligner(model, targets.states),
                 drawn(self.material.cases, course.count, self.seed),
                 collate,
                 course,
                 self.folder / "align-work",
                 seed=self.seed,
-                label="aligning",
+                label=f"seed {self.seed}: aligning",
             )
             with new_folder(out) as folder:
                 save_file(model.projector.state_dict(), str(folder / "projector.safetensors"))
-                _say_made(folder, mark)
+                _say_made(folder, mark, took)
             shutil.rmtree(self.folder / "align-work", ignore_errors=True)
         model.projector.load_state_dict(load_file(str(out / "projector.safetensors")))
 
@@ -145,10 +169,11 @@ class Maker:
             material.questions, lambda c: rows[c.id], wording, self.seed, passes=courses.passes
         )
         questions = sum(len(g.questions) for g in new)
-        # a corpus lesson holds one question and a half
-        count = round(questions * courses.earlier / (1 - courses.earlier) / 1.5)
+        # two questions each: VQA-RAD calls every radiograph an X-ray, and without the modality
+        # asked of every earlier image that name spreads to where it is wrong
+        count = round(questions * courses.earlier / (1 - courses.earlier) / 2)
         course = drawn(material.cases, count, self.seed + 2)
-        mixed = new + corpus_lessons(material.cases, course, wording, self.seed)
+        mixed = new + corpus_lessons(material.cases, course, wording, self.seed, modality_too=1.0)
         random.Random(self.seed).shuffle(mixed)
         return mixed
 
@@ -160,10 +185,10 @@ class Maker:
         course: Course,
         work: Path,
         label: str,
-    ) -> Any:
+    ) -> tuple[Any, Took]:
         rows, collate = packed_batches(lessons, features, self.plan.visual)
-        run_course(peft, rows, collate, course, work, seed=self.seed, label=label)
-        return peft
+        label = f"seed {self.seed}: {label}"
+        return peft, run_course(peft, rows, collate, course, work, seed=self.seed, label=label)
 
     # -- what is made once --------------------------------------------------------------------
 
@@ -172,14 +197,14 @@ class Maker:
         torch.manual_seed(self.seed)
         return base.fresh(self.plan), base.wording
 
-    def _stage(self, name: str, mark: str, work: Callable[[Path], Any]) -> Path:
+    def _stage(self, name: str, mark: str, work: Callable[[Path], tuple[Any, Took]]) -> Path:
         out = self.folder / name
         if not _is_made(out, mark):
             self._begin(name, mark)
-            peft = work(self.folder / f"{name}-work")
+            peft, took = work(self.folder / f"{name}-work")
             with new_folder(out) as folder:
                 save_adapter(peft, folder)
-                _say_made(folder, mark)
+                _say_made(folder, mark, took)
             shutil.rmtree(self.folder / f"{name}-work", ignore_errors=True)
         return out
 
@@ -197,9 +222,9 @@ class Maker:
         return content_hash(json.dumps([own, known, self.courses.earlier], sort_keys=True))
 
 
-def _say_made(folder: Path, mark: str) -> None:
-    files = tree_digest(folder)
-    (folder / _MADE).write_text(json.dumps({"mark": mark, "files": files}), encoding="utf-8")
+def _say_made(folder: Path, mark: str, took: Took) -> None:
+    made = {"mark": mark, "files": tree_digest(folder), "took": asdict(took)}
+    (folder / _MADE).write_text(json.dumps(made), encoding="utf-8")
 
 
 def _is_made(folder: Path, mark: str) -> bool:
@@ -209,4 +234,6 @@ def _is_made(folder: Path, mark: str) -> bool:
     except (OSError, ValueError):
         return False
     files.pop(_MADE, None)
-    return isinstance(made, dict) and made == {"mark": mark, "files": files}
+    return isinstance(made, dict) and made.pop("took", None) is not None and made == {
+        "mark": mark, "files": files,
+    }  # fmt: skip

@@ -29,6 +29,7 @@ class Material:
         rows: row of ``features`` for each question; the first rows are those of ``cases``.
         features: float16 (images, visual, channels).
         digest: of the cases, their images, and the encoder.
+        unusable: cases and questions whose image cannot be used.
     """
 
     cases: Sequence[Case]
@@ -36,6 +37,7 @@ class Material:
     rows: Sequence[int]
     features: Tensor
     digest: str
+    unusable: int = 0
 
     def asking(self, keep: Callable[[Case], bool]) -> Material:
         """The same with some of the questions."""
@@ -93,11 +95,12 @@ def material_of(cases: Cases, questions: Cases | None, source: FeatureSource) ->
         )
     picked = [train[i] for i in known]
     features = features[[row[i] for i in known]]
-    asked, rows = list[Case](), list[int]()
+    asked, rows, unusable = list[Case](), list[int](), len(train) - len(known)
     if questions is not None:
         more, place, _ = seen(questions, source, "images of visual questions")
         pairs = [(c, r) for c, r in zip(questions, place, strict=True) if r >= 0]
         asked, rows = [c for c, _ in pairs], [len(picked) + r for _, r in pairs]
+        unusable += len(questions) - len(pairs)
         features = cat([features, more])
     mark = content_hash(train.digest, source.fingerprint, *images)
-    return Material(picked, asked, rows, features, mark)
+    return Material(picked, asked, rows, features, mark, unusable)

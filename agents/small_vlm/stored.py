@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from curbside.agents.finetuning.card import AdapterCard, read_card
 from curbside.agents.small_vlm.language import Base, load_language
 from curbside.agents.small_vlm.model import ADAPTED, Plan, SmallVlm
 from curbside.agents.small_vlm.wording import Wording
-from curbside.errors import AgentUnavailable
+from curbside.errors import AgentUnavailable, UserError
 from curbside.storage import tree_digest
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "adapted",
     "opened",
     "read_facts",
+    "read_made",
     "save_adapter",
     "with_adapter",
 ]
@@ -94,6 +96,14 @@ def read_facts(folder: Path) -> Facts:
     if found != facts.files or facts.plan != asdict(plan):
         raise AgentUnavailable("the small VLM's files are not as they were written", hint=hint)
     return facts
+
+
+def read_made(folder: Path) -> AdapterCard:
+    """The card of the one that lies in a folder.  Raises AgentUnavailable."""
+    try:
+        return read_card(folder)
+    except UserError as e:
+        raise AgentUnavailable(e.message, hint="make demo-vlm makes it again") from None
 
 
 def with_adapter(base: Base, plan: Plan, folder: Path, *, learning: bool = False) -> Any:

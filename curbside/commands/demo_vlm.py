@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from curbside.agents.small_vlm.making import Courses
     from curbside.cases import Cases
+    from curbside.evals.small_vlm_run import Run
     from curbside.router.workspace import Workspace
 
 __all__ = ["register"]
@@ -25,9 +31,16 @@ def demo_vlm(
         Path | None, typer.Option(help="Manifest; default: the corpus of real images.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings, each of its seed.")] = 3,
+    lessons: Annotated[
+        int, typer.Option(min=8, help="Lessons to read from; with few, a rehearsal.")
+    ] = 4_000,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes, 3 GiB each; 0: one a core, up to 4.")
+    ] = 0,
     evaluate: Annotated[
         bool, typer.Option(help="Also evaluate the fleet with it, as curbside eval run does.")
     ] = True,
+    phantoms: Annotated[bool, typer.Option(help="Label the cases as phantoms.")] = False,
 ) -> None:
     """Make a small vision-language model of packages and labelled cases, and measure it.
 
@@ -35,10 +48,9 @@ def demo_vlm(
     extra ``vlm`` and what ``curbside demo`` builds.  Killed at any moment, it goes on.
     """
     from curbside import RESEARCH_USE
-    from curbside.agents.small_vlm.language import language_file, load_language
+    from curbside.agents.small_vlm.language import language_file
     from curbside.cases import read_cases
     from curbside.errors import UserError
-    from curbside.evals.small_vlm_run import Run
     from curbside.evals.small_vlm_table import lines, write_report
     from curbside.home import corpus_manifest, home, home_config
     from curbside.router.building import build_home
@@ -58,17 +70,64 @@ def demo_vlm(
     build_home(workspace, everything)
     folder = home() / "small-vlm"
     questions = _questions(manifest, folder)
-    run = Run(folder, everything, questions, workspace.source, load_language)
+    run = _made(workspace, everything, questions, folder, range(seeds), _courses(lessons), workers)
     g16 = workspace.fleet().agents.get("generalist-16")
     rows = run.table(range(seeds), {"G16": g16} if g16 is not None else {})
-    agent = run.agent(0)
+    agent = run.agent(0, rows)
     write_report(rows, run.facts(range(seeds)), folder)
     for line in lines(rows):
         typer.echo(line)
     typer.echo(f"table      {folder / 'results.md'}")
-    typer.echo(f"agent      {agent}")
-    _join(workspace, everything, agent, evaluate)
+    typer.echo(f"agent      {agent}  (its card: {agent / 'README.md'})")
+    _join(workspace, everything, agent, evaluate=evaluate, phantoms=phantoms)
     typer.echo(f"took       {time.perf_counter() - started:.0f} s")
+
+
+def _courses(lessons: int) -> Courses:
+    """As chosen on ``tune``, or shorter."""
+    from curbside.agents.small_vlm.courses import ALIGNING, READING
+    from curbside.agents.small_vlm.making import Courses
+
+    align = replace(ALIGNING, count=round(ALIGNING.count * lessons / READING.count))
+    return Courses(align=align, read=replace(READING, count=lessons))
+
+
+def _made(
+    workspace: Workspace,
+    cases: Cases,
+    questions: Cases | None,
+    folder: Path,
+    seeds: Sequence[int],
+    courses: Courses,
+    workers: int,
+) -> Run:
+    """The run, with all its adapters and answers made."""
+    from functools import partial
+
+    import torch
+
+    from curbside.agents.small_vlm.language import load_language
+    from curbside.evals.small_vlm_beside import make_parts
+    from curbside.evals.small_vlm_run import Run, open_run
+
+    run = Run(folder, cases, questions, workspace.source, load_language, courses=courses)
+    missing = run.missing(seeds)  # encodes what is not encoded yet, before anybody shares it
+    if missing:
+        cores = max(1, min(4, os.cpu_count() or 1))
+        at_once = workers or (1 if torch.cuda.is_available() else cores)
+        typer.echo(f"  {len(missing)} parts to make, {at_once} at once")
+        opening = partial(
+            open_run,
+            folder,
+            cases.path,
+            None if questions is None else questions.path,
+            workspace.config.encoder,
+            workspace.cache_folder,
+            courses,
+            load_language,
+        )
+        make_parts(opening, missing, at_once)
+    return run
 
 
 def _questions(manifest: Path, folder: Path) -> Cases | None:
@@ -82,7 +141,9 @@ def _questions(manifest: Path, folder: Path) -> Cases | None:
     return import_cases("vqa-rad", path, folder / "vqa-rad.jsonl")
 
 
-def _join(workspace: Workspace, cases: Cases, agent: Path, evaluate: bool) -> None:
+def _join(
+    workspace: Workspace, cases: Cases, agent: Path, *, evaluate: bool, phantoms: bool
+) -> None:
     """A fleet file with the small VLM beside the others, and a configuration that serves it."""
     from curbside.agents.small_vlm.joining import write_fleet
     from curbside.config import load_config, save_config
@@ -107,7 +168,7 @@ def _join(workspace: Workspace, cases: Cases, agent: Path, evaluate: bool) -> No
     served = Opened(home(), load_config(config))
     build_home(served, cases)
     out = home() / "evaluation-vlm"
-    summary, _ = evaluate_manifest(served, cases, out)
+    summary, _ = evaluate_manifest(served, cases, out, phantoms=phantoms)
     typer.echo()
     print_summary(summary)
     for line in place_lines(summary):

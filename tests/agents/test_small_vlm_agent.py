@@ -18,9 +18,12 @@ from tiny_language import PLAN, base
 from curbside.agents import kinds
 from curbside.agents.conformance import CHECKS, Subject, option_order_spread
 from curbside.agents.contract import AgentCard
+from curbside.agents.cost import BuildCost
+from curbside.agents.finetuning.card import CARD_FILE, AdapterCard, write_card
 from curbside.agents.fleet_spec import CardSpec, FleetSpec, SmallVlmSpec, load_fleet_spec
 from curbside.agents.injections import picture, study_of
-from curbside.agents.opening import open_agent
+from curbside.agents.model_card import model_card
+from curbside.agents.opening import open_agent, open_fleet
 from curbside.agents.small_vlm import language, stored
 from curbside.agents.small_vlm.agent import Opened, SmallVlmAgent, open_small_vlm_agent
 from curbside.agents.small_vlm.joining import NAME, write_fleet
@@ -161,6 +164,15 @@ def write_agent(folder: Path) -> Path:
     files = save_adapter(adapted(tiny.fresh(PLAN)), folder)
     facts = Facts(plan=asdict(PLAN), language=tiny.name, encoder="e", files=files)
     (folder / stored.FACTS_FILE).write_text(facts.model_dump_json(), encoding="utf-8")
+    card = AdapterCard(
+        agent=NAME, kind="small-vlm", family="tiny", base=tiny.name, base_digest=tiny.digest,
+        method="lora", parts=("projector", "language"), recipe={}, manifest="cases.csv",
+        data_digest="0" * 64, shots=None, seed=0, labels=24, tasks={"skin": 24}, options={},
+        held_out=0, unusable=0, trainable=100, parameters=1000, seconds=3.5, peak_mib=200,
+        steps=6, planned_steps=6, metrics={}, machine="here", versions={}, intended_use="trying",
+        limits="all",
+    )  # fmt: skip
+    write_card(card, folder)
     return folder
 
 
@@ -182,6 +194,19 @@ def test_a_fleet_file_opens_it(folder: Path) -> None:
     model, wording, facts = opened(folder)
     assert model.plan == PLAN and facts.temperature == 1.0
     assert wording.end == base().tokenizer.eos_token_id
+
+
+def test_what_it_cost_is_known_to_the_fleet(folder: Path) -> None:
+    fleet = FleetSpec(generalist="small", agents={"small": spec()})
+    opened = open_fleet(
+        fleet, stored=lambda: pytest.fail("nothing is stored"), folder=folder.parent
+    )
+    assert opened.build_cost == {"small": BuildCost(24, 100, 3.5, 200)}
+    page = model_card(opened.agents["small"].card, cost=opened.build_cost["small"])
+    assert "24 labels, 100 numbers learned, 4 s" in page
+    (folder / CARD_FILE).write_text("{", encoding="utf-8")
+    with pytest.raises(AgentUnavailable, match=CARD_FILE):
+        open_small_vlm_agent("small", spec(), folder.parent)
 
 
 def test_another_adapter_has_another_fingerprint(folder: Path, tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ def test_corpus_lessons_ask_label_and_modality() -> None:
     assert any("malignant, benign" in a for a in asked), "options come in several orders"
 
 
+def test_modality_may_be_asked_of_every_image() -> None:
+    lessons = corpus_lessons(world(20), range(20), base().wording, 0, modality_too=1.0)
+    assert all(len(g.questions) == 2 for g in lessons)
+
+
 def test_visual_lessons_share_an_image() -> None:
     made = material()
     rows = {c.id + c.question: r for c, r in zip(made.questions, made.rows, strict=True)}

@@ -20,7 +20,7 @@ PLAN = Plan(entry=1, channels=12, hidden=16, visual=4, rank=4)
 LABELS = ("benign", "malignant")
 
 
-def base(seed: int = 0) -> Base:
+def base(seed: int = 0, layers: int = 3) -> Base:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     words = tokenizer(())
@@ -28,7 +28,7 @@ def base(seed: int = 0) -> Base:
     config = LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=len(words),
@@ -40,7 +40,12 @@ def base(seed: int = 0) -> Base:
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
             parameter.data.normal_(0, 0.5 if "embed" in name else 0.15)
-    return Base(model, words, f"tiny {seed}")
+    return Base(model, words, f"tiny {seed}", f"{seed:064}")
+
+
+def deep() -> Base:
+    """With as many layers as the plan of the real one needs."""
+    return base(layers=28)
 
 
 def case(i: int, modality: str, label: str, **more: Any) -> Case:
