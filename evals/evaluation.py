@@ -30,6 +30,7 @@ from curbside.evals.protocol import (
     Scored,
     Trained,
     best,
+    consulted_of,
     is_gated,
     roster_of,
     score_arms,
@@ -137,12 +138,13 @@ def evaluate(
     familiar = familiar_all[asked]
 
     rosters = [roster_of(t) for t in trained]
-    tune = tune_accuracy(trained, rosters, config)
+    consulted = consulted_of(trained)
+    tune = tune_accuracy(trained, rosters, config, consulted)
     hybrid = best(tune, HYBRIDS)
     alone = [a for a in tune if a in ("S", "G16", "Gfull") or a in single_names(trained)]
     best_single = best(tune, alone)
     by_draw = [
-        score_arms(test_arms(t, r, frame, config, best(tune, DISPATCHERS)), t)
+        score_arms(test_arms(t, r, frame, config, best(tune, DISPATCHERS), consulted), t)
         for t, r in zip(trained, rosters, strict=True)
     ]
 

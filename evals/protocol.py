@@ -37,6 +37,7 @@ __all__ = [
     "Scored",
     "Trained",
     "best",
+    "consulted_of",
     "is_gated",
     "plain_arms",
     "policy_configs",
@@ -87,11 +88,6 @@ class Trained:
     tune: Part
     colleagues: tuple[str, ...] = ()
 
-    @property
-    def consulted(self) -> tuple[str, ...]:
-        """Colleagues but for those whose mean with Gfull is worse on tune than Gfull alone."""
-        return _consulted(self.tune, self.colleagues)
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -112,21 +108,31 @@ def policy_configs(config: Config) -> dict[str, PolicyConfig]:
     return default | {config.policy.kind: config.policy}
 
 
-def _consulted(tune: Part, colleagues: Sequence[str]) -> tuple[str, ...]:
-    """Tune has few cases: a colleague is left out where harm is shown, not where luck fails."""
-    m, f = tune.matrix, tune.frame
-    if GFULL not in m.agents or not f.scored.any():
+def consulted_of(trained: Sequence[Trained]) -> tuple[str, ...]:
+    """Colleagues but for those whose mean with Gfull is worse on tune than Gfull alone.
+
+    Tune has few cases: a colleague is left out where harm is shown, not where luck fails.  One
+    choice for all draws, on their mean, so that every draw has the same arms.
+    """
+    first = trained[0].tune
+    f = first.frame
+    if not f.scored.any() or any(GFULL not in t.tune.matrix.agents for t in trained):
         return ()
-    full = arm_.single(m, GFULL, "Gfull")
     scorer = Scorer(f, draw_groups(f.n_groups, _HARM_REPLICATES, 0, f.strata))
 
-    def accuracy(arm: Arm) -> NDArray[np.float32]:
-        return scorer.metric("accuracy", scorer.sums(arm_.outcomes(m, arm)))
+    def gain(colleague: str, t: Trained) -> NDArray[np.float32]:
+        m = t.tune.matrix
+        full = arm_.single(m, GFULL, "Gfull")
+        mean = arm_.blend(colleague, full, arm_.single(m, colleague, colleague))
+        with_it, alone = (
+            scorer.metric("accuracy", scorer.sums(arm_.outcomes(m, a))) for a in (mean, full)
+        )
+        return np.asarray(with_it - alone, np.float32)
 
-    alone = accuracy(full)
-    here = [c for c in colleagues if c in m.agents]
-    means = {c: accuracy(arm_.blend(c, full, arm_.single(m, c, c))) for c in here}
-    return tuple(c for c, mean in means.items() if interval(mean - alone)[2] >= 0)
+    here = [c for c in trained[0].colleagues if all(c in t.tune.matrix.agents for t in trained)]
+    return tuple(
+        c for c in here if interval(np.mean([gain(c, t) for t in trained], axis=0))[2] >= 0
+    )
 
 
 def plain_arms(
@@ -178,15 +184,21 @@ def _others(matrix: ResponseMatrix, specialists: Mapping[str, str]) -> list[str]
 
 
 def test_arms(
-    t: Trained, roster: Roster, frame: Frame, config: Config, dispatcher: str
+    t: Trained,
+    roster: Roster,
+    frame: Frame,
+    config: Config,
+    dispatcher: str,
+    consulted: Sequence[str] = (),
 ) -> dict[str, Arm]:
     """All arms on the evaluated cases, baselines and oracles too.
 
     Args:
         dispatcher: the hybrid whose rates ``random`` keeps.
+        consulted: see :func:`consulted_of`.
     """
     m, a = t.test.matrix, t.test.assessments
-    out = plain_arms(t.test, roster, config, t.consulted)
+    out = plain_arms(t.test, roster, config, consulted)
     if GFULL in m.agents:
         sides = (out["S"], out["Gfull"])
         tune = plain_arms(t.tune, roster, config)
@@ -197,8 +209,8 @@ def test_arms(
             frame.task, t.tune.frame.task, (right[0], right[1]), sides
         )
         out["case-oracle"] = arm_.case_oracle("case-oracle", m, sides)
-        if t.consulted:
-            two = (out["Gfull"], out[t.consulted[0]])
+        if consulted:
+            two = (out["Gfull"], out[consulted[0]])
             out["pair-oracle"] = arm_.case_oracle("pair-oracle", m, two)
         if TWIN in m.agents:
             twins = (out["Gfull"], arm_.single(m, TWIN, "Gfull-b"))
@@ -248,13 +260,16 @@ def with_peers(
 
 
 def tune_accuracy(
-    trained: Sequence[Trained], rosters: Sequence[Roster], config: Config
+    trained: Sequence[Trained],
+    rosters: Sequence[Roster],
+    config: Config,
+    consulted: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Arm → macro accuracy on tune, mean over the trained draws."""
+    """Arm → macro accuracy on tune, mean over the trained draws; ``consulted`` as there."""
     totals: dict[str, list[float]] = {}
     for t, roster in zip(trained, rosters, strict=True):
         scorer = Scorer(t.tune.frame, np.ones((1, t.tune.frame.n_groups), np.float32))
-        for name, arm in plain_arms(t.tune, roster, config, t.consulted).items():
+        for name, arm in plain_arms(t.tune, roster, config, consulted).items():
             sums = scorer.sums(arm_.outcomes(t.tune.matrix, arm))
             totals.setdefault(name, []).append(float(scorer.metric("accuracy", sums)[0]))
     return {name: float(np.mean(v)) for name, v in totals.items()}

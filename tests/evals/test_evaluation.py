@@ -9,6 +9,7 @@ import pytest
 
 from curbside.config import CompetencePolicy, Config
 from curbside.evals.evaluation import evaluate
+from curbside.evals.protocol import consulted_of
 from curbside.responses import ResponseStatus
 
 
@@ -202,7 +203,7 @@ def test_further_agents_are_arms_opponents_and_earn_their_place_or_not(plant):
         return {"second": 0.75, "parrot": 0.1}.get(agent, 0.7)
 
     world = with_colleagues(plant, skill, "second", "parrot", per=160)
-    assert world.trained[0].consulted == ("second",)
+    assert consulted_of(world.trained) == ("second",)
     r = judged(world)
     # each stands alone, must be beaten alone, and is crossed with the gates
     assert {"second", "parrot"} <= {c.b for c in r.contrasts if c.family == "P1"}
@@ -221,6 +222,21 @@ def test_further_agents_are_arms_opponents_and_earn_their_place_or_not(plant):
 
 def test_a_colleague_that_does_no_good_on_tune_is_not_consulted(plant):
     world = with_colleagues(plant, lambda a, m: 0.05 if a == "bad" else 0.9, "bad")
-    assert world.trained[0].consulted == ()
+    assert consulted_of(world.trained) == ()
     r = judged(world)
     assert "H-consult" not in r.arms and "bad" in r.arms
+
+
+def test_draws_consult_the_same_colleagues_even_where_one_alone_would_not(plant):
+    good, bad = (
+        with_colleagues(plant, lambda a, m, p=p: p if a == "second" else 0.9, "second")
+        for p in (0.95, 0.02)
+    )
+    draws = (good.trained[0], replace(bad.trained[0], seed=1))
+    assert [consulted_of([t]) for t in draws] == [("second",), ()]
+    together = consulted_of(draws)
+    r = judged(replace(good, trained=draws), replicates=50)
+    assert ("H-consult" in r.arms) == bool(together)
+    # with two draws of the good one, and the bad one beside it, the mean does no harm
+    r = judged(replace(good, trained=(draws[0], draws[0], draws[1])), replicates=50)
+    assert "H-consult" in r.arms
