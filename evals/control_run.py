@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from curbside.evals.controls import (
     sample_rows,
     without_image,
 )
+from curbside.evals.metrics import Scorer
 from curbside.evals.protocol import GFULL, TWIN
 from curbside.evals.schema import Control
 from curbside.readings import CaseRecord, Status
@@ -38,12 +40,21 @@ if TYPE_CHECKING:
     from curbside.router.api import Router
     from curbside.router.workspace import Workspace
 
-__all__ = ["FLIP_RATE", "changed", "explained", "route", "run_controls", "serving_controls"]
+__all__ = [
+    "FLIP_RATE",
+    "changed",
+    "explained",
+    "route",
+    "run_controls",
+    "serving_controls",
+    "without_them",
+]
 
 #: Share of routes that may move under a small change of the image.
 FLIP_RATE = 0.03
 _STABILITY = 60
 _EXPLAINED = 256
+_COLUMNS = ("right", "answered", "confidence", "cost", "latency_ms")
 Flags = NDArray[np.bool_]
 
 
@@ -80,14 +91,43 @@ def run_controls(
     outcomes = result.outcomes
     best = outcomes.arms[result.best_single].right[outcomes.frame.scored].mean()
     out += question_only(known, cases, scored, float(best))
-    duplicates, _ = copies_of_known(known, workspace.features(known), cases, features)
-    out.append(duplicates)
+    duplicates, copies = copies_of_known(known, workspace.features(known), cases, features)
+    out.append(without_them(duplicates, copies, result))
     if not fleet.notes:
         from curbside.router.api import Router
 
         with closing(Router(workspace)) as router:
             out += serving_controls(router, [c.study() for c in cases])
     return out
+
+
+def without_them(control: Control, copies: Flags, result: Result) -> Control:
+    """The control with what is right where such cases are left out: do the numbers rest on them?
+
+    Args:
+        copies: bool (n,), of all evaluated cases.
+    """
+    frame = result.outcomes.frame
+    gone = copies[np.flatnonzero(result.frame.asked)]
+    if not (gone & frame.scored).any() or not (~gone & frame.scored).any():
+        return control
+
+    def accuracy(name: str, rows: NDArray[np.intp]) -> float:
+        some = replace(frame.take(rows), group=frame.group[rows])
+        scorer = Scorer(some, np.ones((1, int(some.group.max()) + 1), np.float32))
+        o = result.outcomes.arms[name]
+        taken = {k: getattr(o, k)[rows] for k in _COLUMNS}
+        sums = scorer.sums(replace(o, **taken, probabilities=None))
+        return float(scorer.metric("accuracy", sums)[0])
+
+    both = dict.fromkeys((result.hybrid, result.best_single))
+    everything = np.arange(len(frame))
+    said = ", ".join(
+        f"{a} {100 * accuracy(a, np.flatnonzero(~gone)):.1f} % "
+        f"(with them {100 * accuracy(a, everything):.1f} %)"
+        for a in both
+    )
+    return control.model_copy(update={"about": f"{control.about}; without them {said}"})
 
 
 def serving_controls(router: Router, studies: Sequence[Study]) -> list[Control]:

@@ -65,10 +65,13 @@ def rate(
     bad_above: bool = True,
     agent: str = "",
     tests: int = 1,
+    sampled: bool = True,
 ) -> Control:
     """A share with its Wilson interval; ``finding`` by the bound that would be bad.
 
     Args:
+        sampled: the n stand for more; where they are all there is, the share itself is judged
+            and has no interval.
         held_against: level that must not be exceeded (``bad_above``) or must be reached.
         agent: whom it is about.
         tests: how many such findings stand side by side; the bound is Bonferroni's for them,
@@ -81,14 +84,17 @@ def rate(
             name=name, about=about, n=0, value=None, ci_low=None, ci_high=None,
             held_against=held_against, finding="not assessable", agent=agent,
         )  # fmt: skip
-    low, high = proportion_confint(hits, n, method="wilson")
+    low, high = proportion_confint(hits, n, method="wilson") if sampled else (None, None)
     finding = "reported"
     if held_against is not None:
-        bound, _ = proportion_confint(hits, n, alpha=0.05 / tests, method="wilson")
+        bound = hits / n
+        if sampled:
+            bound, _ = proportion_confint(hits, n, alpha=0.05 / tests, method="wilson")
         bad = bound > held_against if bad_above else hits / n < held_against
         finding = "found" if bad else "not found"
     return Control(
-        name=name, about=about, n=n, value=hits / n, ci_low=float(low), ci_high=float(high),
+        name=name, about=about, n=n, value=hits / n,
+        ci_low=None if low is None else float(low), ci_high=None if high is None else float(high),
         held_against=held_against, finding=finding, agent=agent,
     )  # fmt: skip
 
@@ -304,6 +310,7 @@ def copies_of_known(
         int(found.sum()),
         int(features.usable.sum()),
         held_against=0.01,
+        sampled=False,
     )
     return control, found
 

@@ -57,23 +57,29 @@ class Gain(Strict):
     """What a way of choosing gains of what could be gained."""
 
     over_random: Estimate
-    """Accuracy minus that of choosing by chance at its own rates."""
+    """Accuracy minus that of choosing by chance, at the rates within each recognised modality of
+    the best hybrid over S and Gfull; ``H-consult``: of asking by chance at its own rates."""
     normalised: Estimate
-    """The same as a share of (case oracle − random); 0 is chance, 1 the oracle."""
+    """The same as a share of (case oracle − random); 0 is chance, 1 the oracle.  ``H-consult``:
+    of the oracle over Gfull and its first colleague."""
 
 
 class Regret(Strict):
     """What a hybrid loses, and whose fault each wrong answer is; shares of known cases, macro."""
 
+    between: tuple[str, str] = ("S", "Gfull")
+    """The two that the oracles choose between; for ``H-consult`` the first colleague and Gfull."""
     to_task_oracle: Estimate
+    """Null for ``H-consult``: that oracle is over S and Gfull."""
     to_case_oracle: Estimate
     twin_gain: Estimate
     """Case oracle of two seeds of one model minus one of them: what luck alone gains."""
     parts: dict[str, Estimate]
-    """``wrong_modality``, ``to_generalist``, ``to_specialist``, ``both_wrong``; they sum to the
-    errors, and ``both_wrong`` is no router's fault."""
+    """``wrong_modality``, ``to_generalist``, ``to_specialist``, ``both_wrong``; for ``H-consult``
+    ``to_generalist``, ``to_colleague``, ``both_wrong``.  They sum to the errors, and
+    ``both_wrong`` is no router's fault."""
     novel_to_specialist: Estimate
-    """Share of novel cases that a specialist reads when every gate is off."""
+    """Share of novel cases that a specialist (``H-consult``: a colleague) reads, gates off."""
 
 
 class Frontier(Strict):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curbside.evals.detail_schema import Details
+from curbside.evals.detail_schema import Details, Regret
 from curbside.evals.schema import Summary
 from curbside.evals.schema_base import Estimate
 
-__all__ = ["Table", "detail_tables", "markdown"]
+__all__ = ["Table", "detail_tables", "markdown", "uncorrected"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ def detail_tables(summary: Summary) -> list[Table]:
     return [t for t in found if t.rows]
 
 
+def uncorrected(n: int) -> str:
+    """Said wherever n intervals or p-values are read side by side and none is adjusted."""
+    return f"Each stands on its own 95 % interval: not corrected for their number ({n})."
+
+
 def markdown(tables: Sequence[Table]) -> list[str]:
     """Lines of Markdown."""
     out = []
@@ -47,7 +52,9 @@ def _conclusions(d: Details) -> Table:
     return Table(
         "Better, worse, equivalent or inconclusive",
         "The hybrid against each arm alone, in points of accuracy. Equivalent: the whole interval "
-        "lies within the pre-registered margin. McNemar's test is over cases, a cross-check.",
+        "lies within the pre-registered margin. McNemar's test is over cases, a cross-check. "
+        f"{uncorrected(len(d.conclusions))} The verdict is not one of "
+        "them: it rests on the bounds that Holm leaves.",
         ("against", "difference", "95 %", "conclusion", "non-inferior", "detectable", "McNemar p"),
         tuple(
             (
@@ -69,31 +76,41 @@ def _conclusions(d: Details) -> Table:
 def _regret(d: Details) -> Table:
     return Table(
         "Where hybrids lose",
-        "Of the hybrids that choose between S and Gfull (H-consult asks others and is not among "
-        "them): points of accuracy lost to the oracles, and every wrong answer by its fault. "
+        "Points of accuracy lost to the oracles over the two readers named, and every wrong answer "
+        "by its fault: to the generalist, where the other was right; to the other, where the "
+        "generalist was right. H-consult asks its colleague for a mean, whatever the modality. "
         "What two seeds of one model gain over one of them is luck; both wrong is no router's "
         "fault.",
         (
             "hybrid",
+            "other, generalist",
             "to case oracle",
             "to task oracle",
             "luck alone",
             "wrong modality",
             "to generalist",
-            "to specialist",
+            "to other",
             "both wrong",
-            "novel to specialist",
+            "novel to other",
         ),
         tuple(
             (
                 name,
+                ", ".join(r.between),
                 *(_percent(e) for e in (r.to_case_oracle, r.to_task_oracle, r.twin_gain)),
-                *(_percent(e) for e in r.parts.values()),
+                _part(r, "wrong_modality"),
+                _part(r, "to_generalist"),
+                _part(r, "to_colleague" if "to_colleague" in r.parts else "to_specialist"),
+                _part(r, "both_wrong"),
                 _percent(r.novel_to_specialist),
             )
             for name, r in d.regret.items()
         ),
     )
+
+
+def _part(r: Regret, name: str) -> str:
+    return _percent(r.parts[name]) if name in r.parts else "–"
 
 
 def _confidence(d: Details) -> Table:
@@ -131,7 +148,7 @@ def _pool(d: Details) -> Table:
         "Which reader earns its place",
         "All readers as one weighted mean, weights fitted on tune, then without each in turn. A "
         "reader earns its place where the gain's interval lies above 0; the first row's gain is "
-        "over the best arm alone.",
+        f"over the best arm alone. {uncorrected(len(d.pool))}",
         ("left out", "accuracy", "95 %", "gain", "95 %", "weights"),
         tuple(
             (
@@ -150,8 +167,10 @@ def _pool(d: Details) -> Table:
 def _gain(d: Details) -> Table:
     return Table(
         "What choosing gains",
-        "Over choosing by chance at the same rates, and as a share of what the case oracle gains "
-        "over chance (0 is chance, 100 the oracle).",
+        "Over choosing by chance, at the rates of the best hybrid over S and Gfull, and as a share "
+        "of what the case oracle gains over chance (0 is chance, 100 the oracle). H-consult: over "
+        "asking its colleague by chance, at its own rates, and against the oracle over the two. "
+        f"{uncorrected(len(d.gain))}",
         ("hybrid", "over chance", "95 %", "of the oracle's gain, %", "95 %"),
         tuple(
             (
@@ -265,7 +284,8 @@ def _costs(s: Summary) -> Table:
 def _subgroups(d: Details) -> Table:
     return Table(
         "Subgroups",
-        "Groups of too few cases are suppressed. Differences are the largest between two groups.",
+        "Groups of too few cases are suppressed. Differences are the largest between two groups. "
+        f"{uncorrected(len(d.subgroups))}",
         ("column", "group", "number", "cases", "value", "95 %"),
         tuple(
             (

@@ -37,6 +37,7 @@ from curbside.evals.metrics import Utility, ratio
 from curbside.evals.peers import FOLDS
 from curbside.evals.pool import pool_weights, pooled, subsets
 from curbside.evals.protocol import (
+    CONSULT,
     DISPATCHERS,
     GFULL,
     OPPONENTS,
@@ -45,7 +46,7 @@ from curbside.evals.protocol import (
     is_gated,
     plain_arms,
 )
-from curbside.evals.regret import PARTS, parts_of, to_specialist_share
+from curbside.evals.regret import consult_parts_of, parts_of, to_specialist_share
 from curbside.evals.replay import right_of
 from curbside.evals.schema_base import Estimate
 from curbside.evals.selective import (
@@ -119,12 +120,17 @@ def look(x: Looked) -> Details | None:
     first = x.by_draw[0]
     facts = x.facts
     choosers = [h for h in DISPATCHERS if "case-oracle" in accuracy]
+    chance = _asked_by_chance(x, known)
     return Details(
         arms={a: _arm(x, a, known, everything) for a in shown},
-        gain={h: _gain(accuracy, h) for h in choosers},
-        regret={
-            h: _regret(x, h, known, accuracy) for h in DISPATCHERS if "case-oracle" in accuracy
-        },
+        gain={h: _gain(accuracy[h], accuracy["random"], accuracy["case-oracle"]) for h in choosers}
+        | (
+            {}
+            if chance is None
+            else {CONSULT: _gain(accuracy[CONSULT], chance, accuracy["pair-oracle"])}
+        ),
+        regret={h: _regret(x, h, known, accuracy) for h in choosers}
+        | ({CONSULT: _consult_regret(x, known, accuracy)} if "pair-oracle" in accuracy else {}),
         frontier=_frontier(x, known, accuracy),
         routes=_routes(x),
         conclusions=[
@@ -215,49 +221,97 @@ def _must_not_miss(x: Looked, name: str) -> Estimate:
     return _estimate(x.each(name, lambda o: ratio(weight @ o.right[at], weight.sum(axis=1))))
 
 
-def _gain(accuracy: Mapping[str, Float], name: str) -> Gain:
-    over = accuracy[name] - accuracy["random"]
-    room = accuracy["case-oracle"] - accuracy["random"]
+def _gain(own: Float, by_chance: Float, oracle: Float) -> Gain:
+    over, room = own - by_chance, oracle - by_chance
     share = np.divide(over, room, out=np.full_like(over, np.nan), where=room > 1e-6)
     return Gain(over_random=_estimate(over), normalised=_estimate(share))
 
 
+def _asked_by_chance(x: Looked, known: Float) -> Float | None:
+    """Accuracy if colleagues were asked by chance, as often in each recognised modality.
+
+    None where nobody is consulted, or not those that ``E-consult`` averages.
+    """
+    if CONSULT not in x.by_draw[0]:
+        return None
+    _, modality = np.unique(x.frame.predicted, return_inverse=True)
+    values = []
+    for d in x.by_draw:
+        own, always = d[CONSULT].arm, d["E-consult"].arm
+        asked = own.asked.sum(axis=1) > 1
+        if not np.allclose(own.weights[asked], always.weights[asked]):
+            return None
+        rate = (np.bincount(modality, asked) / np.bincount(modality))[modality]
+        mean = d["E-consult"].outcomes.right
+        right = rate * mean + (1 - rate) * d["Gfull"].outcomes.right
+        values.append(np.asarray(known @ right[x.rows].astype(np.float32), np.float32))
+    return over_models(values, x.models)
+
+
 def _regret(x: Looked, name: str, known: Float, accuracy: Mapping[str, Float]) -> Regret:
-    split = {
-        p: over_models(
-            [
-                known
-                @ parts_of(x.frame, d[name].outcomes, d["S"].outcomes, d["Gfull"].outcomes)[p][
-                    x.rows
-                ]
-                for d in x.by_draw
-            ],
-            x.models,
-        )
-        for p in PARTS
-    }
-    novel = np.flatnonzero(x.frame.novel)
-    away = _unknown()
-    if len(novel):
-        # novel modalities count evenly, as known ones do
-        whole = case_weights(x.frame, x.counts, prevalence=1.0)[:, novel]
-        away = _estimate(
-            over_models(
-                [
-                    whole @ to_specialist_share(d[name].arm, d["Gfull"].arm)[novel]
-                    for d in x.by_draw
-                ],
-                x.models,
-            )
-        )
-    twin = accuracy["twin-oracle"] - accuracy["Gfull"] if "twin-oracle" in accuracy else None
     return Regret(
         to_task_oracle=_estimate(accuracy["task-oracle"] - accuracy[name]),
         to_case_oracle=_estimate(accuracy["case-oracle"] - accuracy[name]),
-        twin_gain=_unknown() if twin is None else _estimate(twin),
-        parts={p: _estimate(v) for p, v in split.items()},
-        novel_to_specialist=away,
+        twin_gain=_twin_gain(accuracy),
+        parts=_parts(
+            x,
+            known,
+            lambda d: parts_of(x.frame, d[name].outcomes, d["S"].outcomes, d["Gfull"].outcomes),
+        ),
+        novel_to_specialist=_novel_away(x, name),
     )
+
+
+def _consult_regret(x: Looked, known: Float, accuracy: Mapping[str, Float]) -> Regret:
+    # the pair oracle is over the generalist and the first that the mean is taken with
+    first, *_ = (a for a in x.trained[0].colleagues if _has_a_say(x.by_draw[0], a))
+    return Regret(
+        between=(first, "Gfull"),
+        to_task_oracle=_unknown(),
+        to_case_oracle=_estimate(accuracy["pair-oracle"] - accuracy[CONSULT]),
+        twin_gain=_twin_gain(accuracy),
+        parts=_parts(
+            x,
+            known,
+            lambda d: consult_parts_of(
+                x.frame, d[CONSULT].outcomes, d[first].outcomes, d["Gfull"].outcomes
+            ),
+        ),
+        novel_to_specialist=_novel_away(x, CONSULT),
+    )
+
+
+def _has_a_say(scored: Mapping[str, Scored], agent: str) -> bool:
+    mean, alone = scored["E-consult"].arm.weights, scored[agent].arm.weights
+    return bool((mean * alone).any())
+
+
+def _twin_gain(accuracy: Mapping[str, Float]) -> Estimate:
+    if "twin-oracle" not in accuracy:
+        return _unknown()
+    return _estimate(accuracy["twin-oracle"] - accuracy["Gfull"])
+
+
+def _parts(
+    x: Looked, known: Float, split: Callable[[Mapping[str, Scored]], Mapping[str, Float]]
+) -> dict[str, Estimate]:
+    """Part → its share in every replicate, mean over the trained draws."""
+    each = [split(d) for d in x.by_draw]
+    return {
+        part: _estimate(over_models([known @ e[part][x.rows] for e in each], x.models))
+        for part in each[0]
+    }
+
+
+def _novel_away(x: Looked, name: str) -> Estimate:
+    """Share of the answers to novel cases that is not the generalist's."""
+    novel = np.flatnonzero(x.frame.novel)
+    if not len(novel):
+        return _unknown()
+    # novel modalities count evenly, as known ones do
+    whole = case_weights(x.frame, x.counts, prevalence=1.0)[:, novel]
+    values = [whole @ to_specialist_share(d[name].arm, d["Gfull"].arm)[novel] for d in x.by_draw]
+    return _estimate(over_models(values, x.models))
 
 
 def _frontier(x: Looked, known: Float, accuracy: Mapping[str, Float]) -> Frontier | None:

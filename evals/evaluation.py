@@ -94,6 +94,7 @@ class Result:
     hybrid: str
     best_single: str
     fallbacks: tuple[str, ...]
+    consulted: tuple[str, ...]
     tune_accuracy: dict[str, float]
     novelty: NoveltyValues
     novelty_score: NDArray[np.float64]
@@ -194,6 +195,7 @@ def evaluate(
         hybrid=hybrid,
         best_single=best_single,
         fallbacks=tuple(r.fallback for r in rosters),
+        consulted=consulted,
         tune_accuracy=tune,
         novelty=measure_novelty(
             everything, assessments.novelty, assessments.p_value, familiar_all, counts, alpha

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from curbside.evals.detail_tables import detail_tables, markdown
+from curbside.evals.detail_tables import detail_tables, markdown, uncorrected
 from curbside.evals.schema import ContrastSummary, Control, Summary
-from curbside.evals.table import control_cells, lines, rows
+from curbside.evals.table import REGISTERED_ARE, control_cells, lines, rows
 
 __all__ = ["benchmark_page", "run_page"]
 
@@ -51,11 +51,15 @@ def _page(s: Summary, title: str, made: str) -> str:
         "",
         "## Registered comparisons",
         "",
+        REGISTERED_ARE,
+        "",
         "| contrast | difference | 95 % | p (Holm) | minimum detectable | |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
         *(_row(c) for c in s.contrasts if not c.id.startswith("beside")),
         "",
         "## Beside them",
+        "",
+        uncorrected(sum(c.id.startswith("beside") for c in s.contrasts)),
         "",
         "| contrast | difference | 95 % | p | minimum detectable | |",
         "| --- | ---: | ---: | ---: | ---: | --- |",

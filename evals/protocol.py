@@ -27,6 +27,7 @@ from curbside.evals.tags import tags_arm
 from curbside.responses import ResponseMatrix
 
 __all__ = [
+    "CONSULT",
     "DISPATCHERS",
     "G16",
     "GFULL",
@@ -57,7 +58,8 @@ OPPONENTS = ("S", "G16", "Gfull", "E")
 #: Hybrids over {S, Gfull}, whose choices have a case oracle of their own.
 DISPATCHERS = ("H-tier", "H-competence", "H-cascade")
 #: Candidates for the hybrid put forward; the last asks colleagues too.
-HYBRIDS = (*DISPATCHERS, "H-consult")
+CONSULT = "H-consult"
+HYBRIDS = (*DISPATCHERS, CONSULT)
 
 
 @dataclass(frozen=True)

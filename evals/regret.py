@@ -7,7 +7,12 @@ Every wrong answer of a known case falls into exactly one part:
 - ``to_specialist``: the generalist was right and the specialist answered wrongly;
 - ``both_wrong``: neither was right: no router could have helped.
 
-``novel_to_specialist`` stands beside them: the share of novel cases that a specialist reads.
+Where a hybrid asks a colleague beside the generalist and takes the mean, nobody is chosen by
+modality, and the parts are ``to_generalist`` (the colleague was right and the answer is wrong),
+``to_colleague`` (the generalist was right and the mean is wrong) and ``both_wrong``.
+
+``novel_to_specialist`` stands beside them: the share of novel cases that a specialist reads, or
+in which a colleague has a say.
 """
 
 from __future__ import annotations
@@ -20,11 +25,12 @@ from numpy.typing import NDArray
 from curbside.evals.arms import Arm, Outcomes
 from curbside.evals.frame import Frame
 
-__all__ = ["PARTS", "parts_of", "to_specialist_share"]
+__all__ = ["CONSULT_PARTS", "PARTS", "consult_parts_of", "parts_of", "to_specialist_share"]
 
 Float = NDArray[np.float32]
 
 PARTS = ("wrong_modality", "to_generalist", "to_specialist", "both_wrong")
+CONSULT_PARTS = ("to_generalist", "to_colleague", "both_wrong")
 
 
 def parts_of(
@@ -42,6 +48,17 @@ def parts_of(
         # of two that were right none is wrong; an average of one right and one wrong is above
         "both_wrong": rest & (s == g),
     }
+    return {name: np.asarray(wrong * at, np.float32) for name, at in flags.items()}
+
+
+def consult_parts_of(
+    frame: Frame, outcomes: Outcomes, colleague: Outcomes, generalist: Outcomes
+) -> Mapping[str, Float]:
+    """Like :func:`parts_of`, of a hybrid that takes the mean with a colleague where unsure."""
+    wrong = np.where(frame.scored, 1 - outcomes.right, 0).astype(np.float32)
+    c, g = colleague.right >= 0.5, generalist.right >= 0.5
+    # of two that are right the mean is right; with further colleagues it may not be
+    flags = {"to_generalist": c & ~g, "to_colleague": g, "both_wrong": ~c & ~g}
     return {name: np.asarray(wrong * at, np.float32) for name, at in flags.items()}
 
 

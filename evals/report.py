@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.agents.model_card import as_html
-from curbside.evals.detail_tables import detail_tables
+from curbside.evals.detail_tables import detail_tables, uncorrected
 from curbside.evals.schema import Summary
 from curbside.evals.shown import Shown
 from curbside.evals.table import (
     AGENT_CONTROLS_ARE,
+    REGISTERED_ARE,
     agent_controls,
     control_cells,
     lines,
@@ -94,11 +95,13 @@ def render_report(
     plots = [
         (title, text, Markup(_html(figure))) for title, text, figure in _plots(summary, histogram)
     ]
+    beside = [c.id for c in summary.contrasts if c.p_holm is None]
     return environment.get_template("report.html").render(
         s=summary,
         rows=rows(summary),
         lines=lines(summary, agents=False),
-        beside=[c.id for c in summary.contrasts if c.p_holm is None],
+        beside=beside,
+        beside_are=uncorrected(len(beside)),
         agents=agent_controls(summary),
         agents_are=AGENT_CONTROLS_ARE,
         plots=plots,
@@ -130,7 +133,7 @@ def _plots(summary: Summary, histogram: Histogram | None) -> list[tuple[str, str
         (
             "Contrasts",
             "Registered comparisons: the hybrid minus each opponent, with 95 % intervals. Right of "
-            "the line the hybrid is better.",
+            f"the line the hybrid is better. {REGISTERED_ARE}",
             _forest(summary),
         ),
         (

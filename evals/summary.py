@@ -94,7 +94,7 @@ def summarise(
     """
     f = result.frame
     arms = {name: _arm(a, result, about or {}) for name, a in result.arms.items()}
-    made = arm_costs(build_cost, specialists)
+    made = arm_costs(build_cost, specialists, result.consulted)
     return Summary(
         phantoms=phantoms,
         generated_at=generated_at,
@@ -149,8 +149,13 @@ def write_summary(summary: Summary, path: Path) -> None:
     write_text(path, json.dumps(body, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def arm_costs(by: Mapping[str, BuildCost], specialists: Mapping[str, str]) -> dict[str, Cost]:
+def arm_costs(
+    by: Mapping[str, BuildCost], specialists: Mapping[str, str], consulted: Sequence[str] = ()
+) -> dict[str, Cost]:
     """What each arm took: its agents' sums.
+
+    Args:
+        consulted: colleagues that ``H-consult`` and ``E-consult`` ask.
 
     Labels are distinct training cases, so a team's are at most those of the generalist that
     saw all of them; peak memory is that of the largest, as they are trained one by one.
@@ -179,6 +184,7 @@ def arm_costs(by: Mapping[str, BuildCost], specialists: Mapping[str, str]) -> di
             for a in ("E", "H-tier", "H-competence", "H-cascade", "R-similarity", "R-mlp")
         },
         "H-tier16": [*team, G16],
+        **({a: [GFULL, *consulted] for a in ("H-consult", "E-consult")} if consulted else {}),
         **{name: [name] for name in by if name not in (G16, GFULL)},
     }
     found = {arm: together(names) for arm, names in parts.items()}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGENT_CONTROLS_ARE",
+    "REGISTERED_ARE",
     "AgentControls",
     "agent_controls",
     "control_cells",
@@ -137,6 +138,9 @@ def control_cells(c: Control) -> tuple[str, ...]:
     said = {"found": "look here", "not found": "fine"}.get(c.finding, c.finding)
     if c.n and c.value is None:
         said = "too few to assess"
+    above = None not in (c.value, c.held_against) and (c.value or 0) > (c.held_against or 0)
+    if c.finding == "not found" and above:
+        said = "above, within chance"
     name = f"{c.name}, {c.agent}" if c.agent else c.name
     return name, str(c.n), share(c.value), span, share(c.held_against), said
 
@@ -194,6 +198,11 @@ def agent_controls(summary: Summary) -> AgentControls:
     )
 
 
+#: What the registered contrasts rest on.
+REGISTERED_ARE = (
+    "Conclusions rest on p after Holm over P1 and P2; the 95 % intervals are each its own, before "
+    "that correction."
+)
 #: What the columns of :func:`agent_controls` are.
 AGENT_CONTROLS_ARE = (
     "right, %, on a blank image, noise, another image; blind: the most without an image",

@@ -10,7 +10,8 @@ from PIL import Image
 
 from curbside.agents.contract import AgentCard, FakeAgent
 from curbside.cases import read_cases
-from curbside.evals.control_run import _blind, explained
+from curbside.config import Config
+from curbside.evals.control_run import _blind, explained, without_them
 from curbside.evals.controls import (
     LEAST,
     copies_of_known,
@@ -21,6 +22,8 @@ from curbside.evals.controls import (
     sample_rows,
     without_image,
 )
+from curbside.evals.evaluation import evaluate
+from curbside.evals.table import control_cells
 from curbside.indexes.features import Features, central_instance
 from curbside.readings import CaseRecord, Outcome, Reading, Reason, Status, Versions
 from curbside.study import Question, Study
@@ -215,6 +218,29 @@ def test_near_duplicates_are_found_in_pixels_not_only_in_features(tmp_path):
     # e0: the same picture brighter; e1: close in features alone; e2: the same bytes
     assert rows.tolist() == [True, False, True]
     assert control.finding == "found"
+    assert control.value == pytest.approx(2 / 3) and control.ci_low is None
+
+
+def test_what_is_counted_whole_is_judged_without_an_interval():
+    # 12 of 1,000: not significantly above 1 %, and above it all the same
+    assert rate("x", "", 12, 1000, held_against=0.01).finding == "not found"
+    assert rate("x", "", 12, 1000, held_against=0.01, sampled=False).finding == "found"
+    assert rate("x", "", 10, 1000, held_against=0.01, sampled=False).finding == "not found"
+    assert control_cells(rate("x", "", 12, 1000, held_against=0.01))[-1] == "above, within chance"
+    assert control_cells(rate("x", "", 1, 1000, held_against=0.01))[-1] == "fine"
+
+
+def test_copies_say_what_is_right_without_them(plant):
+    world = plant(lambda a, m: 0.7, per=20)
+    r = evaluate(world.everything, world.assessments, world.trained, Config(), replicates=20)
+    about = rate("near_duplicates", "copies", 1, 2)
+    none = np.zeros(len(world.everything), bool)
+    assert without_them(about, none, r) == about
+    # leave out all that the hybrid got wrong: what is left is all right
+    wrong = world.everything.scored & (r.outcomes.arms[r.hybrid].right < 0.5)
+    accuracy = 100 * r.arms[r.hybrid].overall["accuracy"][0]
+    said = without_them(about, wrong, r).about
+    assert f"{r.hybrid} 100.0 % (with them {accuracy:.1f} %)" in said
 
 
 def test_rates_have_wilson_intervals():

@@ -213,6 +213,16 @@ def test_further_agents_are_arms_opponents_and_earn_their_place_or_not(plant):
     # two readers whose errors differ: the surer one is right more often
     assert r.arms["E-consult"].overall["accuracy"][0] > r.arms["Gfull"].overall["accuracy"][0]
     assert r.details is not None
+    # what it loses, and to whom: every error once, the oracle over the two above it
+    lost = r.details.regret["H-consult"]
+    assert lost.between == ("second", "Gfull")
+    wrong = 1 - r.arms["H-consult"].overall["accuracy"][0]
+    assert sum(e.value for e in lost.parts.values()) == pytest.approx(wrong, abs=1e-4)
+    assert lost.parts["to_generalist"].value > 0 and lost.parts["to_colleague"].value > 0
+    assert lost.to_case_oracle.value > 0 and lost.to_task_oracle.value is None
+    # who asks where it is unsure gains more than who asks as often by chance
+    assert r.details.gain["H-consult"].over_random.value > 0
+    assert 0 < r.details.gain["H-consult"].normalised.value < 1
     pool = {row.without: row for row in r.details.pool}
     assert {"second", "parrot"} <= pool.keys()
     assert pool[""].weights["second"] > 0.05 > pool[""].weights["parrot"]
@@ -225,6 +235,7 @@ def test_a_colleague_that_does_no_good_on_tune_is_not_consulted(plant):
     assert consulted_of(world.trained) == ()
     r = judged(world)
     assert "H-consult" not in r.arms and "bad" in r.arms
+    assert "H-consult" not in r.details.regret and "H-consult" not in r.details.gain
 
 
 def test_draws_consult_the_same_colleagues_even_where_one_alone_would_not(plant):

@@ -124,6 +124,11 @@ def test_a_team_has_no_more_labels_than_there_are():
     assert found["E"].train_seconds == pytest.approx(7)
     assert found["E"].peak_mib == pytest.approx(30)
     assert found["G16"].labels == 20
+    assert "H-consult" not in found
+    by["second"] = BuildCost(100, 7, 2, 15)
+    found = arm_costs(by, {"a": "specialist-a", "b": "specialist-b"}, ["second"])
+    assert found["H-consult"].trainable_parameters == 10
+    assert found["E-consult"].labels == 100
     assert "linear-full" not in found
 
 
