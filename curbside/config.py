@@ -169,6 +169,11 @@ class CascadePolicy(_Strict):
     """Labelled training cases of the modality below which the generalist is asked first."""
     escalate_below: float = Field(default=0.7, ge=0, le=1)
     """Confidence of the first reading below which the second agent is asked."""
+    escalate_unfamiliar: float = Field(default=0.0, ge=0, lt=1)
+    """p-value at or below which the second agent is asked, however sure the first; 0: never.
+    At or below ``alpha`` a person decides anyway."""
+    refer_disagreement: bool = False
+    """Where the two differ a person decides, instead of the surer of them."""
     floor: float = Field(default=0.0, ge=0, le=1)
     """Confidence below which a person reads."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.assessments import Assessments
-from curbside.config import PolicyConfig
+from curbside.config import CascadePolicy, PolicyConfig
 from curbside.evals.replay import Recording, for_agents
 from curbside.responses import ResponseMatrix
 
@@ -189,9 +189,10 @@ def hybrid(
 
     column = team_columns(matrix, assessments, roster)
     names = (TEAM, generalist, *colleagues)
-    policy = make_policy(
-        config.model_copy(update={"alpha": 0.0, "floor": 0.0}), agents=names, generalist=generalist
-    )
+    off: dict[str, object] = {"alpha": 0.0, "floor": 0.0}
+    if isinstance(config, CascadePolicy):
+        off["refer_disagreement"] = False
+    policy = make_policy(config.model_copy(update=off), agents=names, generalist=generalist)
     others = [np.full(len(column), matrix.column(a), np.intp) for a in names[1:]]
     pick = np.stack([column, *others], axis=1)
     facts = _readers_known(assessments, matrix, pick, names)

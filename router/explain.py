@@ -224,9 +224,13 @@ def _sentence(
         "competence_unknown": f"Nothing is known of who reads this well; by tier, {reader} "
         f"reads it ({seen}).",
         "sure_enough": f"{reader} reads it and is sure enough{sure}.",
-        "escalated": f"The first reader was unsure; {reader} agrees and is the surer{sure}.",
-        "disagreement": f"The first reader was unsure and the second disagrees; {reader} is the "
-        f"surer{sure}.",
+        "escalated": f"One reader did not suffice; the two agree, and {reader} is the surer{sure}.",
+        "disagreement": "One reader did not suffice and the second disagrees"
+        + (
+            f"; {reader} is the surer{sure}."
+            if verdict.answered
+            else ": a person must read it; the surer reading is attached, provisionally."
+        ),
         "averaged": f"Several readings as one, by weight{sure}: {' + '.join(verdict.mixture)}.",
     }
     return Reason(code=verdict.reason, text=texts.get(verdict.reason, verdict.reason))

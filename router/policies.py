@@ -124,7 +124,10 @@ class CompetenceRule:
 
 @dataclass(frozen=True)
 class CascadeRule:
-    """The first reader answers when it is sure; otherwise both read and the surer answers."""
+    """The first reader answers when it is sure and the case familiar; otherwise both read.
+
+    Then the surer answers, or a person where they differ and ``refer_disagreement`` says so.
+    """
 
     config: CascadePolicy
     generalist: int
@@ -142,7 +145,9 @@ class CascadeRule:
         first, second = order[:, 0], order[:, 1]
         has_second = second >= 0
         first_read = read[rows, first]
-        unsure = first_read & (pick(responses.confidence, first) < self.config.escalate_below)
+        unsure = pick(responses.confidence, first) < self.config.escalate_below
+        unsure |= is_novel(assessments, self.config.escalate_unfamiliar)
+        unsure &= first_read
         escalate = unsure & has_second & ~novel
         asked = np.where(has_second, responses.status[rows, second] != 0, False)
         ask_second = escalate & ~asked
@@ -165,7 +170,8 @@ class CascadeRule:
         weights[both] = 0.0
         weights[rows[both], surer[both]] = 1.0
         low = both & (confidence < self.config.floor)
-        action[both] = np.where(low[both], Action.REFER, Action.ANSWER)
+        refer = low | (both & differ & self.config.refer_disagreement)
+        action[both] = np.where(refer[both], Action.REFER, Action.ANSWER)
         code = np.where(differ, CODE["disagreement"], CODE["escalated"])
         why[both] = np.where(low, CODE["below_floor"], code)[both]
         return Step(action, ask, weights, why.astype(np.int16))

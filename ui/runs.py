@@ -147,6 +147,8 @@ class Setting:
     cost_weight: float = 0.0
     minimum_support: int = 100
     escalate_below: float = 0.7
+    escalate_unfamiliar: float = 0.0
+    refer_disagreement: bool = False
     weight: float = 0.5
     colleagues: tuple[str, ...] = ("specialist",)
     hold_unproven: bool = True

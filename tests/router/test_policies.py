@@ -192,7 +192,21 @@ def test_cascade_asks_the_second_only_when_unsure_and_takes_the_surer() -> None:
     assert unsure.weights[0].tolist() == [0, 0, 1]
     assert REASONS[unsure.reason[0]] == "escalated"
     truth.choice[0, 2] = 1
-    assert REASONS[decide(policy_of(CascadePolicy), facts, truth).reason[0]] == "disagreement"
+    done = decide(policy_of(CascadePolicy), facts, truth)
+    assert REASONS[done.reason[0]] == "disagreement" and done.answered[0]
+    held = decide(policy_of(CascadePolicy, refer_disagreement=True), facts, truth)
+    assert REASONS[held.reason[0]] == "disagreement" and not held.answered[0]
+    assert held.weights[0].tolist() == [0, 0, 1]  # provisional
+
+
+def test_cascade_asks_the_second_where_the_case_is_unfamiliar_however_sure_the_first() -> None:
+    facts, truth = tier_world()
+    p = float(facts.p_value[0])
+    assert p > 0.05
+    for level, second in ((0.0, False), (p - 0.01, False), (p, True)):
+        policy = policy_of(CascadePolicy, escalate_below=0.0, escalate_unfamiliar=level)
+        asked = decide(policy, facts, truth).asked[0].tolist()
+        assert asked == [True, False, second], level
 
 
 def test_competence_takes_who_is_likelier_right_and_counts_cost() -> None:

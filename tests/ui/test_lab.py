@@ -110,7 +110,7 @@ def test_a_setting_is_a_policy_and_back():
     for config in (
         TierPolicy(alpha=0.1, floor=0.2, minimum_support=7),
         CompetencePolicy(alpha=0.1, cost_weight=0.3),
-        CascadePolicy(escalate_below=0.4),
+        CascadePolicy(escalate_below=0.4, escalate_unfamiliar=0.2, refer_disagreement=True),
         AveragePolicy(weight=0.3, minimum_support=9, hold_unproven=False),
         ConsultPolicy(colleagues=("specialist", "lite2"), escalate_below=0.9),
         CompetencePolicy(person_accuracy=0.9, person_cost=0.3),
