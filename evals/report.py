@@ -326,6 +326,7 @@ def _frontier(s: Summary) -> Any:
         return None
     known = set(shown_arms(s))
     shown = [p for p in f.points if p[0] in known and p[2] is not None]
+    names, places = _apart(s, shown, [f.zero, *f.routers.values()])
     traces = [
         go.Scatter(
             x=[p[0] for p in f.zero],
@@ -347,32 +348,61 @@ def _frontier(s: Summary) -> Any:
         go.Scatter(
             x=[p[1] for p in shown],
             y=[100 * (p[2] or 0) for p in shown],
-            text=_apart(s, shown),
+            text=names,
             hovertext=[p[0] for p in shown],
             name="arms",
             mode="markers+text",
-            textposition="top center",
+            textposition=places,
             marker={"color": [COLOURS[s.arms[p[0]].kind] for p in shown], "size": 9},
         ),
     ]
     return _figure(traces, 440, xaxis_title="calls a case", yaxis_title="accuracy, %")
 
 
-def _apart(s: Summary, points: Sequence[tuple[str, float | None, float | None]]) -> list[str]:
-    """The names of points, "" where another name stands too near; the hybrid's comes first."""
+def _apart(
+    s: Summary,
+    points: Sequence[tuple[str, float | None, float | None]],
+    drawn: Sequence[Sequence[tuple[float | None, float | None]]] = (),
+) -> tuple[list[str], list[str]]:
+    """The names of points and where each stands; "" where it would cover a name or a point.
+
+    The hybrid's comes first.  Above its point, or below where a line would run through it.
+
+    Args:
+        drawn: lines of (calls, accuracy), by calls.
+    """
     calls = [p[1] or 0.0 for p in points]
     span = max(calls, default=0.0) - min(calls, default=0.0) or 1.0
     values = [p[2] or 0.0 for p in points]
     high = max(values, default=0.0) - min(values, default=0.0) or 1.0
     named: list[tuple[float, float]] = []
-    out = [""] * len(points)
+    names, places = [""] * len(points), ["top center"] * len(points)
+
+    def free(x: float, y: float) -> bool:
+        dots = zip(calls, values, strict=True)
+        return not any(
+            abs(x - a) < 0.12 * span and abs(y - b) < 0.055 * high for a, b in named
+        ) and not any(abs(x - a) < 0.04 * span and abs(y - b) < 0.03 * high for a, b in dots)
+
+    def crossed(x: float, y: float) -> bool:
+        for line in drawn:
+            at = np.array([p[0] or 0.0 for p in line]), np.array([p[1] or 0.0 for p in line])
+            if (
+                at[0].size
+                and at[0][0] <= x <= at[0][-1]
+                and abs(np.interp(x, *at) - y) < 0.03 * high
+            ):
+                return True
+        return False
+
     for i in sorted(range(len(points)), key=lambda i: points[i][0] != s.decision.hybrid):
-        name, x, y = points[i][0], calls[i], values[i]
-        near = any(abs(x - a) < 0.12 * span and abs(y - b) < 0.055 * high for a, b in named)
-        if not near:
-            named.append((x, y))
-            out[i] = name
-    return out
+        x, above, below = calls[i], values[i] + 0.045 * high, values[i] - 0.045 * high
+        if not free(x, above):
+            continue
+        under = crossed(x, above) and not crossed(x, below) and free(x, below)
+        named.append((x, below if under else above))
+        names[i], places[i] = points[i][0], "bottom center" if under else "top center"
+    return names, places
 
 
 def _reliability(s: Summary) -> Any:

@@ -182,8 +182,13 @@ def test_the_report_leads_with_what_was_registered_and_has_a_dark_side(summary):
 def test_names_in_a_plot_do_not_cover_each_other(summary):
     hybrid = summary.decision.hybrid
     points = [("a", 1.0, 0.70), ("b", 1.0, 0.7001), (hybrid, 1.0, 0.7002), ("far", 2.0, 0.9)]
-    assert _apart(summary, points) == ["", "", hybrid, "far"]
-    assert _apart(summary, []) == []
+    assert _apart(summary, points) == (["", "", hybrid, "far"], ["top center"] * 4)
+    assert _apart(summary, []) == ([], [])
+    # a line through where the name would stand: it stands below, and nowhere else
+    line = [(1.0, 0.7092), (2.0, 0.7092)]
+    names, places = _apart(summary, points, [line])
+    assert dict(zip(names, places, strict=True))[hybrid] == "bottom center"
+    assert dict(zip(names, places, strict=True))["far"] == "top center"
 
 
 def test_table_names_the_verdict_below_the_arms(summary, capsys):
