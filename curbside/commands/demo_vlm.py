@@ -168,9 +168,19 @@ def _join(
     served = Opened(home(), load_config(config))
     build_home(served, cases)
     out = home() / "evaluation-vlm"
+    _read_before(home() / "evaluation" / "responses", out / "responses")
     summary, _ = evaluate_manifest(served, cases, out, phantoms=phantoms)
     typer.echo()
     print_summary(summary)
     for line in place_lines(summary):
         typer.echo(line)
     typer.echo(f"report     {out / 'report.html'}")
+
+
+def _read_before(there: Path, here: Path) -> None:
+    """What the other agents said in the demo is not read again: a file knows agent and cases."""
+    from curbside.storage import write_bytes
+
+    for column in there.glob("*.parquet"):
+        if not (here / column.name).is_file():
+            write_bytes(here / column.name, column.read_bytes())
