@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from curbside.evals.detail_schema import Details, Regret
 from curbside.evals.schema import Summary
 from curbside.evals.schema_base import Estimate
+from curbside.evals.table import shown_arms
 
 __all__ = ["Table", "detail_tables", "markdown", "uncorrected"]
 
@@ -25,7 +26,8 @@ class Table:
 def detail_tables(summary: Summary) -> list[Table]:
     """Those that have rows, in the order in which they are shown."""
     d = summary.details
-    found = [] if d is None else [_conclusions(d), _regret(d), _confidence(d), _pool(d), _gain(d)]
+    found = [_budgets(summary)]
+    found += [] if d is None else [_conclusions(d), _regret(d), _confidence(d), _pool(d), _gain(d)]
     found += [] if d is None else [_frontier(d), _routes(d), _persons(d, summary.decision.hybrid)]
     found += [_costs(summary)]
     found += [] if d is None else [_subgroups(d)]
@@ -70,6 +72,32 @@ def _conclusions(d: Details) -> Table:
             )
             for c in d.conclusions
         ),
+    )
+
+
+def _budgets(s: Summary) -> Table:
+    """P2 is the mean of these three."""
+    budgets = [f"{100 * b:g} %" for b in s.protocol.budgets]
+    rows = []
+    for name in shown_arms(s):
+        gates = s.arms[name].gates
+        if gates is None or gates.p2.value is None:
+            continue
+        better = gates.novelty if gates.better == "novelty" else gates.confidence
+        worth = [
+            f"{_number(n.net_benefit.value, 3)} ({_number(n.net_benefit.ci_low, 3)} to "
+            f"{_number(n.net_benefit.ci_high, 3)})"
+            for n in better
+        ]
+        right = [_percent(n.selective_accuracy) for n in better]
+        rows.append((name, gates.better, *worth, *right))
+    return Table(
+        f"Referring {', '.join(budgets)}",
+        "Net benefit (95 %) when that share of the cases goes to a person, under the gate that is "
+        "better for the arm, novel cases weighing 10 %; then what is right among the answered, %. "
+        f"{uncorrected(len(rows) * len(budgets))}",
+        ("arm", "gate", *budgets, *(f"right at {b}" for b in budgets)),
+        tuple(rows),
     )
 
 

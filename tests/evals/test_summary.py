@@ -232,7 +232,12 @@ def test_tables_of_details_are_in_the_report_and_in_markdown(summary):
         assert t.title in page
     text = "\n".join(markdown(tables))
     assert text.count("| --- |") == len(tables)
-    assert detail_tables(summary.model_copy(update={"details": None, "costs": ()})) == []
+    # P2 is the mean of what is told budget by budget
+    told = {row[0]: row for t in tables if t.title == "Referring 5 %, 10 %, 20 %" for row in t.rows}
+    each = [float(cell.split()[0]) for cell in told["S"][2:5]]
+    assert sum(each) / 3 == pytest.approx(summary.arms["S"].gates.p2.value, abs=0.001)
+    bare = summary.model_copy(update={"details": None, "costs": (), "arms": {}})
+    assert detail_tables(bare) == []
 
 
 def test_model_cards_are_in_the_report_and_run_nothing(summary):
