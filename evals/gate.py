@@ -104,7 +104,12 @@ def judge(
             limit=f"above {-2 * rules.margin:+.3f}",
         ),
         _must_not_miss(new, old, names, rules, replicates),
-        _novel(now, before, rules),
+        _novel(
+            "novel answered",
+            (now.novelty.novel_answered, before.novelty.novel_answered),
+            rules,
+        ),
+        _novel("novel as served", (_novel_served(now), _novel_served(before)), rules),
         _probes(probes, policy),
         _control(now, "explained", rules.explained, at_least=True),
         _control(now, "route_flips", rules.flip_rate, at_least=False),
@@ -173,18 +178,25 @@ def sensitivity(
     )
 
 
-def _novel(now: Summary, before: Summary, rules: GateRules) -> Check:
-    a, b = now.novelty.novel_answered, before.novelty.novel_answered
+def _novel(name: str, shares: tuple[float | None, float | None], rules: GateRules) -> Check:
+    """Novel cases answered now and before: by the novelty score alone, or by the policy."""
+    a, b = shares
     limit = f"at most {100 * rules.novel_answered_margin:.1f} points more"
     if a is None or b is None:
         # without a novel case on either side there is nothing to hold
-        return Check(name="novel answered", passed=b is None, found="not assessable", limit=limit)
+        return Check(name=name, passed=b is None, found="not assessable", limit=limit)
     return Check(
-        name="novel answered",
+        name=name,
         passed=a <= b + rules.novel_answered_margin,
         found=f"{100 * a:.1f} % against {100 * b:.1f} %",
         limit=limit,
     )
+
+
+def _novel_served(summary: Summary) -> float | None:
+    """Share of novel cases that the policy as configured answers, macro over modalities."""
+    found = summary.arms["served"].coverage.per_tier.get("novel")
+    return None if found is None else found.value
 
 
 def _probes(probes: Sequence[Probe], policy: PolicyConfig) -> Check:

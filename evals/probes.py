@@ -2,8 +2,8 @@
 
 A probe is a case's facts and what the agents would say, in a world of two modalities (``a`` and
 ``b``) with a specialist each, and one generalist.  Symbols stand for the policy's own numbers
-(``alpha``, ``floor``), so that one file judges every configuration.  Decisions come from the
-very ``next()`` that serves.
+(``alpha``, ``floor``), so that one file judges every configuration; the colleagues of ``consult``
+are played by the specialist.  Decisions come from the very ``next()`` that serves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from curbside.assessments import Assessments
-from curbside.config import PolicyConfig, load_model
+from curbside.config import ConsultPolicy, PolicyConfig, load_model
 from curbside.responses import ResponseMatrix, ResponseStatus
 
 __all__ = ["PROBES", "Probe", "ProbeResult", "load_probes", "run_probes"]
@@ -82,6 +82,8 @@ class Probe(_Strict):
     about: str
     policies: list[PolicyKind] = ["tier", "competence", "cascade", "average", "consult"]
     """Kinds of policy that it holds for."""
+    where: dict[str, bool] = Field(default_factory=dict)
+    """Switches of the policy, as they must stand for it to hold."""
     facts: Facts = Facts()
     readings: dict[str, Said] = Field(default_factory=dict)
     """By agent; an agent that is not named reads with certainty."""
@@ -119,9 +121,12 @@ def run_probes(probes: Sequence[Probe], config: PolicyConfig) -> list[ProbeResul
     from curbside.router.policies import make_policy
     from curbside.router.policy import codes
 
-    mine = [p for p in probes if config.kind in p.policies]
+    mine = [p for p in probes if config.kind in p.policies and _as_wanted(p, config)]
     if not mine:
         return []
+    if isinstance(config, ConsultPolicy):
+        # whoever is asked in earnest, here the modality's specialist is the colleague
+        config = config.model_copy(update={"colleagues": ("specialist",)})
     policy = make_policy(config, agents=AGENTS, generalist="generalist")
     recording = Recording.of(_matrix(mine, config), _assessments(mine, config))
     decided = recording.decide(policy)
@@ -136,6 +141,10 @@ def run_probes(probes: Sequence[Probe], config: PolicyConfig) -> list[ProbeResul
         }
         out.append(ProbeResult(probe, _wrong(probe.expect, got)))
     return out
+
+
+def _as_wanted(probe: Probe, config: PolicyConfig) -> bool:
+    return all(getattr(config, switch, None) == value for switch, value in probe.where.items())
 
 
 def _wrong(expect: Expected, got: Mapping[str, Any]) -> tuple[str, ...]:

@@ -59,8 +59,8 @@ def test_an_unchanged_run_passes(plant):
     passed, text = judged(run, run)
     assert all(passed.values()), text
     assert list(passed) == [
-        "quality", "utility as served", "must not miss", "novel answered", "probes",
-        "explanations", "route flips",
+        "quality", "utility as served", "must not miss", "novel answered", "novel as served",
+        "probes", "explanations", "route flips",
     ]  # fmt: skip
 
 
@@ -138,6 +138,19 @@ def test_more_novel_cases_answered_closes_it(plant):
         update={"novelty": run[0].novelty.model_copy(update={"novel_answered": None})}
     )
     assert judged((unknown, run[1]), (unknown, run[1]))[0]["novel answered"]
+
+
+def test_a_policy_that_answers_novel_cases_closes_it_whatever_the_score_can_do(plant):
+    run = made(plant, 0.8)
+    served = run[0].arms["served"]
+    tier = served.coverage.per_tier
+    assert tier["novel"].value < 0.9
+    all_of_them = tier | {"novel": tier["novel"].model_copy(update={"value": 1.0})}
+    coverage = served.coverage.model_copy(update={"per_tier": all_of_them})
+    arms = run[0].arms | {"served": served.model_copy(update={"coverage": coverage})}
+    passed, text = judged((run[0].model_copy(update={"arms": arms}), run[1]), run)
+    assert passed["novel answered"] and not passed["novel as served"]
+    assert "100.0 % against" in text
 
 
 def spoilt(run, condition: str):

@@ -8,6 +8,7 @@ from curbside.config import (
     AveragePolicy,
     CascadePolicy,
     CompetencePolicy,
+    ConsultPolicy,
     PolicyConfig,
     TierPolicy,
 )
@@ -23,6 +24,9 @@ SHIPPED = [
     CascadePolicy(floor=0.3, alpha=0.2),
     AveragePolicy(),
     AveragePolicy(weight=0.7),
+    CascadePolicy(refer_disagreement=True, escalate_unfamiliar=0.1),
+    ConsultPolicy(),
+    ConsultPolicy(colleagues=("linear-lite2",), floor=0.2),
 ]
 
 
@@ -31,6 +35,20 @@ def test_every_probe_holds(policy: PolicyConfig) -> None:
     results = run_probes(load_probes(), policy)
     assert not [(r.probe.name, r.wrong) for r in results if not r.passed]
     assert {r.probe.sort for r in results} == {"negative", "collision", "fallback", "stress"}
+
+
+def test_disagreement_ends_as_the_switch_says() -> None:
+    by = {
+        on: {
+            r.probe.name
+            for r in run_probes(load_probes(), CascadePolicy(refer_disagreement=on))
+            if r.passed
+        }
+        for on in (False, True)
+    }
+    surer = "unsure-specialist-against-sure-generalist-cascade"
+    assert by[False] - by[True] == {surer}
+    assert by[True] - by[False] == {"cascade-leaves-disagreement-to-a-person"}
 
 
 def test_a_policy_without_its_gate_fails_the_negatives() -> None:
