@@ -327,7 +327,7 @@ def _blood_smear(label: str, p: Generator, e: Generator, strength: np.float32) -
 # -- modalities that no index has seen --------------------------------------------------------
 
 
-#: Offset, width and height of the waves of one beat after its P wave.
+#: Offset, width and height of the waves of one beat.
 _COMPLEX = ((0, 0.012, 0.3), (0.03, 0.012, -0.09), (0.11, 0.03, 0.07))
 
 
@@ -342,11 +342,7 @@ def _ecg_image(label: str, p: Generator, e: Generator, strength: np.float32) -> 
     for row in (-0.7, -0.23, 0.24, 0.71):
         wave, beat = np.zeros_like(time), -1 + p.uniform(0, 0.2)
         while beat < 1:
-            for offset, width, height in (
-                (0, 0.012, 0.3),
-                (0.03, 0.012, -0.09),
-                (0.11, 0.03, 0.07),
-            ):
+            for offset, width, height in _COMPLEX:
                 wave += height * np.exp(-(((time - beat - offset) / width) ** 2) / 2)
             if label != "atrial_fibrillation":
                 wave += 0.04 * np.exp(-(((time - beat + 0.08) / 0.02) ** 2) / 2)

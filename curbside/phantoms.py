@@ -23,12 +23,11 @@ from curbside.progress import bar
 from curbside.storage import new_folder
 from curbside.study import content_hash
 
-__all__ = ["COUNTS", "FAINTNESS", "GROUP_COLUMN", "SOURCE", "TIER", "plan", "write_phantoms"]
+__all__ = ["COUNTS", "FAINTNESS", "SOURCE", "TIER", "plan", "write_phantoms"]
 
 #: What stands in the manifest's ``source``.
 SOURCE = "phantom"
 #: The column that holds the planted group.
-GROUP_COLUMN = "site_group"
 #: Contrast of a finding in each group, relative to group A.
 FAINTNESS = MappingProxyType({"A": 1.0, "B": 0.55})
 #: Share of patients in group B.

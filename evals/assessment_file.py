@@ -1,7 +1,7 @@
 """What the index knew of the asked cases of a run, kept so that policies can be replayed later.
 
 ``assessments.safetensors`` lies beside ``responses.parquet``, with one row a row of it: those
-two are all that :func:`curbside.evals.arms.replay` needs.  Holds numbers and names of
+two are all that :mod:`curbside.evals.replay` needs.  Holds numbers and names of
 modalities and agents: no case, no pixel, no path.
 """
 

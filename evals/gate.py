@@ -227,9 +227,5 @@ def _unchanged(new: RunOutcomes, old: RunOutcomes, names: tuple[str, str]) -> bo
     return np.array_equal(a.right, b.right) and np.array_equal(a.answered, b.answered)
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}"
-
-
 def _points(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.1f}"

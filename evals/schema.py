@@ -14,7 +14,6 @@ from curbside.evals.detail_schema import CostRow, Details
 from curbside.evals.schema_base import Estimate, Number, Strict
 
 __all__ = [
-    "SCHEMA_VERSION",
     "ArmSummary",
     "CasesSummary",
     "ContrastSummary",
@@ -32,8 +31,6 @@ __all__ = [
     "Summary",
     "json_schema",
 ]
-
-SCHEMA_VERSION: Literal[1] = 1
 
 
 class Metric(Estimate):

@@ -49,11 +49,6 @@ class Trained:
     seconds: float
     peak_mib: float
 
-    @property
-    def stopped_early(self) -> bool:
-        """Whether looks at the held-out groups ended it."""
-        return self.steps < self.planned
-
 
 class Run:
     """The folder of one training.

@@ -14,7 +14,7 @@ from PIL import Image
 from curbside.cases import ROLES, Cases, read_cases
 from curbside.errors import StorageError
 from curbside.phantom_pictures import SIDE, TASKS, draw
-from curbside.phantoms import COUNTS, FAINTNESS, GROUP_COLUMN, SOURCE, TIER, write_phantoms
+from curbside.phantoms import COUNTS, FAINTNESS, SOURCE, TIER, write_phantoms
 from curbside.pixels import read_image
 from curbside.storage import tree_digest
 
@@ -98,11 +98,11 @@ def test_some_patients_have_two_pictures_of_one_role_and_label(tmp_path: Path) -
     for group in (g for g, n in sizes.items() if n == 2):
         one, two = cases.take(cases.groups == group)
         assert (one.role, one.label, one.modality) == (two.role, two.label, two.modality)
-        assert one.attributes[GROUP_COLUMN] == two.attributes[GROUP_COLUMN]
+        assert one.attributes["site_group"] == two.attributes["site_group"]
 
 
 def test_both_groups_are_in_every_tier(small: Cases) -> None:
-    found = {(c.tier, c.attributes[GROUP_COLUMN]) for c in small}
+    found = {(c.tier, c.attributes["site_group"]) for c in small}
     assert found == {(t, g) for t in ("common", "rare", "novel") for g in FAINTNESS}
 
 

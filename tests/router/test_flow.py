@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests_router_world import TASKS, World, make_world, picture, strange
+from tests_router_world import TASKS, World, make_world, picture, plain, strange
 
 from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
 from curbside.errors import CasesError, StorageError, UserError
@@ -38,16 +38,6 @@ POLICIES = (
     CascadePolicy(minimum_support=20, escalate_below=0.9),
     AveragePolicy(floor=0.5),
 )
-
-
-def plain(record: CaseRecord) -> Any:
-    """A record without clocks."""
-    body = record.to_json()
-    for name in ("received_at", "decided_at"):
-        body.pop(name)
-    for response in body["responses"]:
-        response.pop("latency_ms", None)
-    return body
 
 
 #: No two examples share an id: the ledger would know the second one's cases.

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests_router_world import TASKS, World, make_world, picture, strange
+from tests_router_world import TASKS, World, make_world, picture, plain, strange
 
 from curbside.agents.contract import FakeAgent
 from curbside.config import AveragePolicy, CascadePolicy, CompetencePolicy, TierPolicy
 from curbside.errors import Conflict, ImageError, UserError
 from curbside.phantom_dicom import as_dicom
-from curbside.readings import CaseRecord, Explanation, Status, Tier
+from curbside.readings import Explanation, Status, Tier
 from curbside.router.desk import RouterDesk
 from curbside.router.render import render, rests_on
 from curbside.study import Instance, Question, Series, Study
@@ -23,16 +23,6 @@ from curbside.study import Instance, Question, Series, Study
 def study(modality: str, task: str, *, seed: int = 5000, id: str = "case") -> Study:
     question = Question(options=TASKS[task], task=task)
     return Study.from_image(picture(modality, 0, seed), question=question, id=id)
-
-
-def plain(record: CaseRecord) -> Any:
-    """A record without clocks."""
-    body = record.to_json()
-    for name in ("received_at", "decided_at"):
-        body.pop(name)
-    for response in body["responses"]:
-        response.pop("latency_ms", None)
-    return body
 
 
 def test_a_common_case_goes_to_its_specialist(world: World, tmp_path: Path) -> None:

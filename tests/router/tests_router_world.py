@@ -18,6 +18,7 @@ from curbside.config import Config, IndexConfig, ProjectionConfig, TierPolicy
 from curbside.indexes.assess import Assessor
 from curbside.indexes.encoder import FakeEncoder
 from curbside.indexes.features import FeatureSource
+from curbside.readings import CaseRecord
 from curbside.router.api import Router
 from curbside.study import Study
 
@@ -137,3 +138,13 @@ def make_world(answers: dict[str, Callable[[Any], Any]]) -> World:
         "generalist": agent("generalist", "generalist"),
     }
     return World(config, source, assessor, agents, asked)
+
+
+def plain(record: CaseRecord) -> Any:
+    """A record without clocks."""
+    body = record.to_json()
+    for name in ("received_at", "decided_at"):
+        body.pop(name)
+    for response in body["responses"]:
+        response.pop("latency_ms", None)
+    return body
