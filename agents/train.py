@@ -59,6 +59,7 @@ def train_fleet(
     text: TextEncoder,
     twin: bool = True,
     only: Sequence[str] = (),
+    others: Sequence[Path] = (),
 ) -> None:
     """Train every embedded agent on role ``train``; calibrate on ``tune``.
 
@@ -68,6 +69,7 @@ def train_fleet(
         folder: the fleet's; what was built there from the same inputs is reused.
         twin: also train the full generalist with a second seed (for the twin oracle).
         only: names of the agents to train, the serving generalist among them; empty: all.
+        others: folders of other fleets; what was built there from the same inputs is copied.
 
     Raises:
         UserError: no labelled training case.
@@ -79,7 +81,10 @@ def train_fleet(
     every = plans(labelled, config.fleet, text, twin=twin)
     todo = [(p, folder_of(p, labelled)) for p in every if not only or p.name in only]
     stored: list[StoredAgent] = []
-    whole = _whole_agents(folder, [name for _, name in todo])
+    names = [name for _, name in todo]
+    for other in others:
+        _take_over(other, folder, names)
+    whole = _whole_agents(folder, names)
     total = sum(p.steps for p, name in todo if name not in whole)
     with bar("training the fleet", total) if total else nullcontext(lambda _: None) as advance:
         for plan, name in todo:
@@ -160,6 +165,14 @@ def _write(
         **meta,
     }
     (folder / AGENT_FILE).write_text(json.dumps(body, indent=1), encoding="utf-8")
+
+
+def _take_over(other: Path, folder: Path, names: Sequence[str]) -> None:
+    """Copy what another fleet has whole and this one has not; a name says what made it."""
+    here = _whole_agents(folder, names)
+    for name in _whole_agents(other, [n for n in names if n not in here]):
+        with new_folder(folder / name) as temporary:
+            shutil.copytree(other / name, temporary, dirs_exist_ok=True)
 
 
 def _whole_agents(folder: Path, names: Sequence[str]) -> set[str]:

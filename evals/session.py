@@ -172,7 +172,8 @@ def _histogram(result: Result | None) -> dict[str, tuple[list[float], list[float
 def train_draws(workspace: Workspace, folder: Path, draws: int) -> list[TunedFleet]:
     """Train ``draws`` fleets, each with a few-shot draw and seed of its own; resumable.
 
-    The twin of a draw's full generalist is the next draw's: two seeds of one recipe.
+    The twin of a draw's full generalist is the next draw's: two seeds of one recipe.  Agents of
+    the fleet that serves, and those that no seed changes, are taken over, not trained again.
 
     Args:
         folder: gets ``fleet-0`` … and the tune readings.
@@ -200,6 +201,7 @@ def train_draws(workspace: Workspace, folder: Path, draws: int) -> list[TunedFle
             source=workspace.source,
             text=workspace.text,
             twin=draws == 1,
+            others=(workspace.fleet_folder, *(folder / f"fleet-{s}" for s in range(seed))),
         )
         loaded.append((seed, Fleet.load(where, workspace.source, workspace.text)))
     out = []

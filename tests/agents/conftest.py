@@ -95,14 +95,21 @@ class World:
     built: list[str] = field(default_factory=list)
 
     def train(
-        self, folder: Path, config: Config | None = None, *, cases: Cases | None = None, twin=False
+        self,
+        folder: Path,
+        config: Config | None = None,
+        *,
+        cases: Cases | None = None,
+        twin: bool = False,
+        others: tuple[Path, ...] = (),
     ) -> list[str]:
         """Train; returns the names of the agents that were really built."""
         self.built.clear()
         config = config or self.config
         known = cases or self.cases
         features = self.source.of(known.studies()) if cases else self.features
-        train_fleet(known, features, config, folder, source=self.source, text=self.text, twin=twin)
+        given = {"source": self.source, "text": self.text, "twin": twin, "others": others}
+        train_fleet(known, features, config, folder, **given)
         return list(self.built)
 
     def load(self, folder: Path | None = None) -> Fleet:

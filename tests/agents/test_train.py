@@ -361,6 +361,20 @@ def test_building_again_mends_damage(world: Any, copy: Path) -> None:
     assert world.load(copy).fingerprint == world.load().fingerprint
 
 
+def test_another_fleet_of_the_same_making_is_taken_over(
+    world: Any, copy: Path, tmp_path: Path
+) -> None:
+    flip(of(copy, "linear-16") / AGENT_FILE, 40)
+    mine = tmp_path / "mine"
+    assert world.train(mine, others=(copy, tmp_path / "none")) == ["linear-16"]
+    first = {k: v for k, v in tensors(world.folder).items() if "full-b" not in k}
+    assert tensors(mine) == first
+    assert not list(mine.glob("generalist-full-b-*"))
+    # another seed is another making, but for what no seed changes
+    other = world.train(tmp_path / "other", seeded(7), others=(mine,))
+    assert "generalist-full" in other and "linear-full" not in other
+
+
 def test_a_half_written_agent_that_no_record_names(world: Any, copy: Path) -> None:
     (copy / FLEET_FILE).unlink()
     (of(world.folder, "linear-16") / AGENT_FILE).read_bytes()

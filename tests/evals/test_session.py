@@ -36,8 +36,11 @@ def workshop(tmp_path, monkeypatch):
         digests = tuple(str(i) for i in range(n))
         return Features(np.zeros((n, 2), np.float32), digests, MappingProxyType({}), "e")
 
-    def train(cases, features, config, folder, *, source, text, twin):
+    def train(cases, features, config, folder, *, source, text, twin, others):
         trained.append((config.fleet.seed, twin, folder.name))
+        # the fleet that serves, then the draws before
+        before = [f"fleet-{s}" for s in range(config.fleet.seed)]
+        assert [o.name for o in others] == ["serving", *before]
 
     def load(folder, source, text):
         seed = folder.name.rpartition("-")[2]
@@ -59,6 +62,7 @@ def workshop(tmp_path, monkeypatch):
         features=features,
         source=None,
         text=None,
+        fleet_folder=tmp_path / "serving",
     )
     return workspace, trained, tmp_path / "benchmark"
 
