@@ -122,10 +122,17 @@ def lines(summary: Summary, *, agents: bool = True) -> list[str]:
         f"gate       at α = {n.alpha:g} it refers {_pc(n.false_deferral)} of common cases   "
         f"novel answered at 5 %: {_pc(n.novel_answered)}" + (f"  ({per})" if per else ""),
         f"P1         {d.hybrid} − {d.best_single} (best alone, chosen on tune): "
-        f"{_points(v.value)} points [{_points(v.ci_low)}, {_points(v.ci_high)}]",
+        f"{_points(v.value)} points [{_points(v.ci_low)}, {_points(v.ci_high)}]"
+        + _non_inferior(d.not_below_margin, d.margin),
         *_control_lines(summary),
         *(_by_agent(summary) if agents else ()),
     ]
+
+
+def _non_inferior(shown: bool | None, margin: float) -> str:
+    if shown is None:
+        return ""
+    return f", {'' if shown else 'not shown to be '}non-inferior ({100 * margin:g} points)"
 
 
 def control_cells(c: Control) -> tuple[str, ...]:

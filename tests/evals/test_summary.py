@@ -199,6 +199,10 @@ def test_table_names_the_verdict_below_the_arms(summary, capsys):
     assert "PHANTOMS" in out
     assert sum(r[0].startswith("▶") for r in rows(summary)) == 1
     assert any("novel answered at 5 %" in line for line in lines(summary))
+    for shown, said in ((True, ", non-inferior (2 points)"), (False, ", not shown to be non-inf")):
+        decision = summary.decision.model_copy(update={"not_below_margin": shown})
+        told = lines(summary.model_copy(update={"decision": decision}))
+        assert sum(line.startswith("P1 ") and said in line for line in told) == 1
 
 
 def test_costs_are_counted_by_hand_at_stated_prices():
