@@ -6,10 +6,9 @@ for the questions, which come with a test split of their own.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +92,7 @@ def leave_one_out(workspace: Workspace, run: LeaveOneOutRun) -> Table:
     tune cases.  For a source, modalities stay known: there the share referred is harm.
     """
     from curbside.indexes.assess import Assessor
+    from curbside.indexes.assess_fit import without_note
 
     cases = workspace.built_cases()
     features = workspace.features(cases)
@@ -115,7 +115,7 @@ def leave_one_out(workspace: Workspace, run: LeaveOneOutRun) -> Table:
     for value in chosen:
         rest = values != value
         kept = np.flatnonzero(rest)
-        with _quiet():
+        with without_note():
             assessor = Assessor.fit(
                 cases.take(kept),
                 features.take(kept),
@@ -296,20 +296,6 @@ def _modalities_stay(cases: Cases, out: Flags, minimum: int) -> bool:
         int((train & ~out & (cases.modalities == m)).sum()) >= minimum
         for m in set(cases.modalities[out].tolist())
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the note on copies among calibration cases, which every fit would repeat."""
-    from curbside.indexes import assess_fit
-
-    log = logging.getLogger(assess_fit.__name__)
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def _values(cases: Cases, of: str) -> NDArray[np.str_]:

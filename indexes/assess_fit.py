@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +27,7 @@ from curbside.indexes.views import Views
 if TYPE_CHECKING:
     from curbside.cases import Cases
 
-__all__ = ["fit"]
+__all__ = ["fit", "without_note"]
 
 _log = logging.getLogger(__name__)
 #: Level that a stratum's p-values must be able to reach where a confidence is asked for.
@@ -58,6 +60,17 @@ def fit(cases: Cases, features: Features, config: Config, views: Views | None = 
             hint="set index.kind: flat (or auto) in curbside.yaml, then build again",
         )
     return graph
+
+
+@contextmanager
+def without_note() -> Iterator[None]:
+    """Without the note on copies among calibration cases, which each of many fits would repeat."""
+    before = _log.level
+    _log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _log.setLevel(before)
 
 
 def _calibrating(cases: Cases, features: Features, train: NDArray[np.intp]) -> NDArray[np.intp]:

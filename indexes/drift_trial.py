@@ -24,6 +24,7 @@ from curbside.config import Config
 from curbside.errors import UserError
 from curbside.indexes import perturbations as change
 from curbside.indexes.assess import Assessor
+from curbside.indexes.assess_fit import without_note
 from curbside.indexes.drift import MINIMUM, Sample, drift
 from curbside.indexes.features import Features, FeatureSource
 from curbside.indexes.leaks import near_duplicates
@@ -136,7 +137,8 @@ class _Part:
         rest = np.flatnonzero(~foreign)
         known = cases.take(rest)
         kept = None if views is None else views.among(rest)
-        self.assessor = Assessor.fit(known, features.take(rest), config, kept)
+        with without_note():
+            self.assessor = Assessor.fit(known, features.take(rest), config, kept)
         train = np.flatnonzero((cases.roles == "train") & ~foreign & features.usable)
         held = np.flatnonzero((cases.roles == "calibration") & ~foreign & features.usable)
         held = held[~near_duplicates(features.pooled[train], features.pooled[held])]

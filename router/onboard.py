@@ -25,6 +25,7 @@ from curbside.cases import Case, Cases
 from curbside.config import PolicyConfig
 from curbside.errors import UserError
 from curbside.indexes.assess import Assessor
+from curbside.indexes.assess_fit import without_note
 from curbside.indexes.competence import Competence
 from curbside.indexes.features import Features
 from curbside.indexes.outcomes import Outcomes
@@ -226,7 +227,9 @@ def _measure(
     ]
     both = Cases([*known, *new], known.path)
     everything = workspace.features(both)
-    assessor = Assessor.fit(both, everything, workspace.config, workspace.views(both, everything))
+    views = workspace.views(both, everything)
+    with without_note():
+        assessor = Assessor.fit(both, everything, workspace.config, views)
     fleet, served = workspace.fleet(), workspace.config.policy
     learned = _competence(
         workspace, assessor, Cases(new, known.path), features.take(labelled), told.take(labelled)

@@ -16,6 +16,8 @@ from curbside.cli import app
 from curbside.commands import index as commands
 from curbside.config import save_config
 from curbside.errors import UserError
+from curbside.indexes import assess_fit
+from curbside.indexes.assess import Assessor
 from curbside.router.building import build_home
 from curbside.router.onboard import onboard, page, summary
 
@@ -58,6 +60,22 @@ def test_a_few_labels_make_a_modality_familiar(folder: Path, new: Cases) -> None
     assert four["unguarded"] > 0.5
     assert four["known_recognised"] == none["known_recognised"] == 1
     assert {f.measured for f in found} == {16}
+
+
+def test_the_note_on_copies_is_not_repeated_with_every_fit(
+    folder: Path, new: Cases, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def first(train: Any, held_out: Any) -> Any:
+        return np.arange(len(held_out)) == 0
+
+    monkeypatch.setattr(assess_fit, "near_duplicates", first)
+    workspace = open_workspace(folder / "home")
+    known = workspace.built_cases()
+    Assessor.fit(known, workspace.features(known), workspace.config)
+    assert "look the same" in caplog.text  # it is said where a user fits once
+    caplog.clear()
+    onboard(workspace, new, "photo", shots=(0, 4), draws=1)
+    assert not caplog.records
 
 
 def test_labels_and_measured_cases_share_no_group(
