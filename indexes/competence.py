@@ -5,12 +5,16 @@ has, where c is the cosine of the nearest one, or the farthest that nearest ones
 if that is higher (so that one far from all outcomes borrows little from them):
 
     overall   r = (Σ correct + ½) / (N + 1)
-    modality  q = (correct in predicted modality + κ₁·r) / (n + κ₁)
+    modality  q = ρ·(correct in predicted modality + κ₁·r) / (n + κ₁)
+                  + (1 − ρ)·(correct in predicted modality + 1) / (n + 2)
     task      t = Σ π_t (correct in t + κ₂·q) / (n_t + κ₂) + (1 − Σ π_t)·q
     here      p = (Σ w·correct + κ₃·t) / (Σ w + κ₃)
 
 that is, a beta-binomial mean shrunk three times towards the coarser rate (Gelman et al.
-2013, section 5.3).  The task is not told but recognised: π_t = W_t / (W + 1), with W_t the
+2013, section 5.3).  ρ, from 0.9 before any outcome, is the posterior probability that the
+agent reads the modality as it reads others and not at any rate at all (a robust mixture prior,
+Schmidli et al. 2014): a modality that an agent never learned is not vouched for by those that it
+did.  The task is not told but recognised: π_t = W_t / (W + 1), with W_t the
 weight of near outcomes of task t.  κ₁ has the highest beta-binomial likelihood over
 modalities; τ, κ₂ and κ₃ the lowest log-loss when a case's whole group is left out (κ₂ = ∞ is
 among the choices: no use of tasks).  The interval is the central 95 % of a beta distribution
@@ -54,6 +58,8 @@ _USUAL = 0.05
 _TWO_SIDED = 0.05
 #: Outcomes, in the modality or near, each counted once, below which nothing is claimed.
 _MINIMUM_SUPPORT = 5.0
+#: Prior probability that an agent reads a modality unlike others: at any rate, all as likely.
+_UNLIKE = 0.1
 #: Outcomes, drawn at random, on which τ, κ₂ and κ₃ are chosen.
 _CHOOSE_FROM = 3000
 
@@ -253,6 +259,7 @@ class Competence:
             "temperature": self.temperature,
             "within": self.within,
             "between": self.between,
+            "unlike": _UNLIKE,
             "usual": self.usual,
             "by_task": self.by_task if math.isfinite(self.by_task) else None,
         }
@@ -323,8 +330,21 @@ def _pooled(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rate of each agent in each modality, shrunk, and the outcomes behind it, (m, a)."""
     overall = (total[0] + 0.5) / (total[1] + 1)
-    rate = (by[0] + between * overall) / (by[1] + between)
-    return rate, by[1] + np.minimum(between, total[1])
+    rate, alike = _drawn(by[0], by[1], overall, between)
+    pull = alike * between + (1 - alike) * 2
+    return rate, by[1] + np.minimum(pull, total[1])
+
+
+def _drawn(
+    right: NDArray[np.float64], n: NDArray[np.float64], rate: NDArray[np.float64], strength: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rates drawn to a coarser one unless the outcomes speak against it, and ρ, both like ``n``."""
+    a, b = strength * rate, strength * (1 - rate)
+    like = special.betaln(right + a, n - right + b) - special.betaln(a, b)
+    unlike = special.betaln(right + 1, n - right + 1)
+    alike = special.expit(special.logit(1 - _UNLIKE) + like - unlike)
+    drawn = alike * (right + a) / (n + strength) + (1 - alike) * (right + 1) / (n + 2)
+    return drawn, np.asarray(alike, np.float64)
 
 
 def _between(total: NDArray[np.float64], by: NDArray[np.float64]) -> float:
@@ -361,7 +381,7 @@ def _choose(
     c, r = correct.astype(np.float64), read.astype(np.float64)
     in_modality = (column[:, None] == column[None, :]) & ~same
     overall = (c.sum(0) - same @ c + 0.5) / (r.sum(0) - same @ r + 1)
-    by_modality = (in_modality @ c + between * overall) / (in_modality @ r + between)
+    by_modality, _ = _drawn(in_modality @ c, in_modality @ r, overall, between)
     cosine = np.where(same, np.float32(-np.inf), vectors @ vectors.T)
     nearest = cosine.max(axis=1)
     others = np.isfinite(nearest)  # a single group has no other to be near to

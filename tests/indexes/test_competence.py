@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta
+from scipy.stats import beta, betabinom
 
 from curbside.assessments import Embeddings
 from curbside.config import Config
@@ -99,7 +99,12 @@ def test_worked_numbers() -> None:
     p, low, high, support = tiny().estimate(at([[1, 0]]), np.array([0]))
     far = np.exp(-1 / 0.1)  # the weight of the three at a right angle
     overall = 3.5 / 6
-    modality = (3 + 8 * overall) / (5 + 8)
+    as_others = (3 + 8 * overall) / (5 + 8)
+    # 3 of 5 by a rate drawn as others' are, and by any rate
+    a, b = 8 * overall, 8 * (1 - overall)
+    odds = 9 * betabinom(5, a, b).pmf(3) / betabinom(5, 1, 1).pmf(3)
+    alike = odds / (1 + odds)
+    modality = alike * as_others + (1 - alike) * (3 + 1) / (5 + 2)
     near = 2 + 3 * far
     expected = (2 + far + 4 * modality) / (near + 4)
     np.testing.assert_allclose(p[0, 0], expected, rtol=1e-5)
@@ -190,6 +195,31 @@ def test_a_thin_modality_is_pulled_towards_the_overall_rate(world: Any, assessor
     p, *_ = c.estimate(assessor.embed(pooled), assessor.modality_of(pooled))
     assert (p > 0.001).all()
     assert (p < 0.5).all()
+
+
+def test_a_modality_that_an_agent_never_learned_is_not_vouched_for_by_those_that_it_did() -> None:
+    """300 of 400 right elsewhere; here 3 of 14: a plain pull of strength 32 would say 0.6."""
+    rng = np.random.default_rng(0)
+    x = np.pad(rng.normal(size=(414, 40)), ((0, 0), (0, 1))).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    far = np.eye(41, dtype=np.float32)[[40, 40]]  # at a right angle to every outcome
+    right = np.r_[np.arange(400) < 300, np.arange(14) < 3][:, None]
+    c = Competence(
+        "print",
+        ("one",),
+        ("known", "new"),
+        x,
+        np.repeat([0, 1], [400, 14]),
+        right,
+        np.ones_like(right),
+        temperature=0.02,
+        within=8.0,
+        between=32.0,
+        usual=0.9,
+    )
+    p, *_ = c.estimate(Embeddings(far, "print"), np.array([0, 1]))
+    assert p[0, 0] == pytest.approx(0.75, abs=0.01)
+    assert 3 / 14 < p[1, 0] < 0.3
 
 
 @settings(max_examples=40, deadline=None)
