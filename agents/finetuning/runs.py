@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from curbside.agents.device import has_bfloat16, torch_device
 from curbside.agents.finetuning.card import CARD_FILE, AdapterCard, read_card
 from curbside.agents.finetuning.recipe import Recipe
 from curbside.errors import CurbsideError, StorageError, UserError
@@ -106,7 +105,7 @@ class Run:
 def half_precision(recipe: Recipe) -> bool:
     """Whether to train in bfloat16: asked for, or ``auto`` on a GPU that has it."""
     if recipe.dtype == "auto":
-        return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+        return has_bfloat16()
     return recipe.dtype == "bfloat16"
 
 
@@ -118,7 +117,7 @@ def arguments(run: Run, recipe: Recipe, *, lessons: int, watched: int, seed: int
     a_round = math.ceil(lessons / (recipe.batch * recipe.accumulate))
     steps = max(1, math.ceil(a_round * recipe.epochs))
     every = max(1, steps // recipe.looks)
-    gpu = torch.cuda.is_available()
+    gpu = torch_device().type == "cuda"
     checkpointing = gpu if recipe.gradient_checkpointing is None else recipe.gradient_checkpointing
     return {
         "output_dir": str(run.work),

@@ -133,7 +133,7 @@ class _OfGrid(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         if self.training:
             # half of the cases mirrored, as the agents that curbside build trains see them
-            mirrored = torch.rand(len(grid)) < 0.5
+            mirrored = (torch.rand(len(grid)) < 0.5).to(grid.device)
             grid = torch.where(mirrored[:, None, None, None], grid.flip(-1), grid)
         found: Tensor = self.network(grid)
         return found

@@ -92,7 +92,7 @@ class Aligner(nn.Module):
         mean = self.projector.spread * self.projector.inner(features).mean(1)
         image = functional.normalize(mean * self.gain, dim=1)
         logits = SHARPNESS * image @ self.states.T
-        loss = torch.zeros(())
+        loss = logits.new_zeros(())
         for column, weight in ((0, 1.0), (1, LABELS)):
             known = truth[:, column] >= 0
             if known.any():

@@ -1,7 +1,8 @@
-"""Training through transformers' Trainer: one course at a time, resumable, in float32.
+"""Training through transformers' Trainer: one course at a time, resumable.
 
 A course is a model with a ``loss``, a fixed list of items and how a batch is made of them.
-Checkpoints lie in the course's folder until it is finished.
+Checkpoints lie in the course's folder until it is finished.  Weights are float32; on a GPU that
+has bfloat16, products are computed in it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from curbside.agents.device import has_bfloat16, one_device, torch_device
 from curbside.agents.small_vlm.packing import Group, pack, rows_of
 
 __all__ = ["ALIGNING", "READING", "VISUAL", "Course", "Took", "packed_batches", "run_course"]
@@ -79,6 +81,9 @@ def run_course(
 ) -> Took:
     """Train, or go on from the last whole checkpoint in ``folder``.
 
+    Returns:
+        What was seen of it: seconds and memory.
+
     Raises:
         StorageError: the disk is full; checkpoints written before are whole.
     """
@@ -88,6 +93,7 @@ def run_course(
     from curbside.agents.finetuning.runs import go_on
 
     total = -(-len(items) // course.batch)
+    gpu = torch_device().type == "cuda"
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=course.batch,
@@ -98,7 +104,8 @@ def run_course(
         warmup_steps=min(20, total // 5),
         max_grad_norm=1.0,
         seed=seed,
-        use_cpu=True,  # rows are laid out in the processor's memory
+        use_cpu=not gpu,
+        bf16=has_bfloat16(),
         dataloader_pin_memory=False,
         save_strategy="steps",
         save_steps=course.every,
@@ -112,7 +119,10 @@ def run_course(
 
     def make() -> Trainer:
         return Trainer(
-            model=model, args=arguments, train_dataset=list(items), data_collator=collate
+            model=model,
+            args=one_device(arguments),
+            train_dataset=list(items),
+            data_collator=collate,
         )
 
     forget_high_water()

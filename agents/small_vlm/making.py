@@ -160,6 +160,7 @@ class Maker:
                 save_file(model.projector.state_dict(), str(folder / "projector.safetensors"))
                 _say_made(folder, mark, took)
             shutil.rmtree(self.folder / "align-work", ignore_errors=True)
+            model.projector.cpu()  # the Trainer moved it alone
         model.projector.load_state_dict(load_file(str(out / "projector.safetensors")))
 
     def _mixed(self, material: Material, wording: Wording) -> list[Group]:

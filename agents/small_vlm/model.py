@@ -103,6 +103,12 @@ class SmallVlm(nn.Module):
         self._kept = OrderedDict() if kept is None else kept
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are; what it is given may lie elsewhere."""
+        weight: Tensor = self.language.lm_head.weight
+        return weight.device
+
+    @property
     def start(self) -> int:
         """The token that every text begins with."""
         return int(self.language.config.bos_token_id)
@@ -118,6 +124,7 @@ class SmallVlm(nn.Module):
 
     def log_probabilities(self, packed: Packed, features: Tensor) -> Tensor:
         """Of each token of ``packed.predict``: float32 (p,)."""
+        packed = packed.to(self.device)
         row, column, token, _ = packed.predict.unbind(1)
         logits = self.logits(self.states(packed, features)[row, column])
         return -functional.cross_entropy(logits, token, reduction="none")
@@ -138,15 +145,17 @@ class SmallVlm(nn.Module):
         Args:
             cache: a transformers cache, filled with the upper layers' keys and values.
         """
+        device, packed = self.device, packed.to(self.device)
         b, t = packed.group.shape
-        hidden = torch.zeros(b, t, self.language.config.hidden_size)
+        hidden = torch.zeros(b, t, self.language.config.hidden_size, device=device)
         lower = self.lower(packed.texts)
         row, column, text, place = packed.text.unbind(1)
-        starts = torch.tensor([0, *(len(x) for x in lower)]).cumsum(0)
+        starts = torch.tensor([0, *(len(x) for x in lower)], device=device).cumsum(0)
         hidden[row, column] = torch.cat(lower)[starts[text] + place]
         if len(packed.visual):
-            columns = packed.visual[:, 1:] + torch.arange(self.plan.visual)
-            hidden = hidden.index_put((packed.visual[:, :1], columns), self.projector(features))
+            columns = packed.visual[:, 1:] + torch.arange(self.plan.visual, device=device)
+            tokens = self.projector(features.to(device))
+            hidden = hidden.index_put((packed.visual[:, :1], columns), tokens)
         return self._run(
             self.plan.entry, None, hidden, block_mask(packed), packed.position, cache=cache
         )
@@ -155,7 +164,7 @@ class SmallVlm(nn.Module):
         """States of the last token of b texts of one length, (b, width), after what ``cache``
         holds; the image is in the cache."""
         hidden = torch.stack([x[-1] for x in self.lower(texts)])[:, None]
-        position = torch.full((1, 1), len(texts[0]) + self.plan.visual)
+        position = torch.full((1, 1), len(texts[0]) + self.plan.visual, device=self.device)
         return self._run(self.plan.entry, None, hidden, None, position, cache=cache)[:, 0]
 
     def _run(
@@ -190,7 +199,8 @@ class SmallVlm(nn.Module):
                 block = some[at : at + 32]
                 for text, states in zip(block, self._lower(block), strict=True):
                     self._kept[text] = states
-        out = [self._kept[x] for x in texts]
+        # models that share them may be on other devices
+        out = [self._kept[x].to(self.device) for x in texts]
         for x in texts:
             self._kept.move_to_end(x)
         while len(self._kept) > max(MEMORY, len(texts)):
@@ -198,8 +208,11 @@ class SmallVlm(nn.Module):
         return out
 
     def _lower(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
-        ids = torch.tensor([(self.start, *x) for x in texts])
-        position = torch.arange(ids.shape[1]) + self.plan.visual * (torch.arange(ids.shape[1]) > 0)
-        past = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-        hidden = self.language.model.embed_tokens(ids)
-        return self._run(0, self.plan.entry, hidden, past, position[None])
+        ids = torch.tensor([(self.start, *x) for x in texts], device=self.device)
+        place = torch.arange(ids.shape[1], device=self.device)
+        position = place + self.plan.visual * (place > 0)
+        past = torch.ones(1, 1, len(place), len(place), dtype=torch.bool, device=self.device).tril()
+        # kept for readings too, so in full precision whatever the training around it is in
+        with torch.autocast(self.device.type, enabled=False):
+            hidden = self.language.model.embed_tokens(ids)
+            return self._run(0, self.plan.entry, hidden, past, position[None])

@@ -10,7 +10,7 @@ Cross-contamination, 2021; here with a shared prefix, as a tree).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -77,6 +77,13 @@ class Packed:
     def tokens(self) -> int:
         """Tokens that are no padding."""
         return int((self.group >= 0).sum())
+
+    def to(self, device: torch.device) -> Packed:
+        """The same with its tensors on a device."""
+        if self.group.device == device:
+            return self
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "texts"}
+        return Packed(texts=self.texts, **{k: v.to(device) for k, v in tensors.items()})
 
 
 def rows_of(groups: Iterable[Group], visual: int, longest: int) -> list[list[Group]]:
@@ -163,8 +170,8 @@ def block_mask(packed: Packed) -> Tensor:
         same = kind[:, :, None] == kind[:, None, :]
         return same | (kind[:, None, :] == 0) if shared else same
 
-    t = packed.group.shape[1]
-    past = torch.ones(t, t, dtype=torch.bool).tril()
+    t, device = packed.group.shape[1], packed.group.device
+    past = torch.ones(t, t, dtype=torch.bool, device=device).tril()
     own = near(packed.question, True) & near(packed.answer, True) & near(packed.group, False)
     seen = own & past & (packed.group >= 0)[:, None, :]
-    return (seen | torch.eye(t, dtype=torch.bool))[:, None]
+    return (seen | torch.eye(t, dtype=torch.bool, device=device))[:, None]

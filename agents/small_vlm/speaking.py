@@ -44,7 +44,7 @@ def compare(
     packed = pack(rows, model.plan.visual)
     with torch.inference_mode():
         shown = torch.zeros(0) if features is None else features.float()
-        said = model.log_probabilities(packed, shown).double()
+        said = model.log_probabilities(packed, shown).double().cpu()
     out = torch.zeros(n * len(answers), dtype=torch.float64)
     out.index_add_(0, packed.predict[:, 3], said)
     return out.view(n, len(answers))
@@ -70,11 +70,13 @@ def write(
         shown = torch.zeros(0) if features is None else features.float()
         states = model.states(packed, shown, cache)[:, -1]
         for _ in range(most):
-            chances, picked = model.logits(states).double().log_softmax(-1).max(-1)
+            chances, picked = (
+                x.tolist() for x in model.logits(states).double().log_softmax(-1).max(-1)
+            )
             for i in range(n):
                 if not said[i] or said[i][-1] != end:
-                    said[i].append(int(picked[i]))
-                    sure[i].append(float(chances[i]))
+                    said[i].append(picked[i])
+                    sure[i].append(chances[i])
             if all(s[-1] == end for s in said):
                 break
             # an answer that has ended goes on unheard, so that rows stay of one length

@@ -8,7 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+<<<<<<< HEAD
 from curbside.agents.finetuning.card import AdapterCard, read_card
+=======
+from curbside.agents.device import torch_device
+>>>>>>> f2d1bd6 (Small VLM and fine-tuning on a GPU: one place says where torch computes; bench small-vlm)
 from curbside.agents.small_vlm.language import Base, load_language
 from curbside.agents.small_vlm.model import ADAPTED, Plan, SmallVlm
 from curbside.agents.small_vlm.wording import Wording
@@ -107,16 +111,21 @@ def read_made(folder: Path) -> AdapterCard:
 
 
 def with_adapter(base: Base, plan: Plan, folder: Path, *, learning: bool = False) -> Any:
-    """The base with a stored adapter, as peft gives it.  Raises AgentUnavailable."""
+    """The base with a stored adapter, as peft gives it, where torch computes here.
+
+    Raises:
+        AgentUnavailable: it does not fit.
+    """
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(base.fresh(plan), str(folder), is_trainable=learning)
+        model = PeftModel.from_pretrained(base.fresh(plan), str(folder), is_trainable=learning)
     except (OSError, ValueError, RuntimeError, KeyError) as e:
         raise AgentUnavailable(
             f"the small VLM's adapter does not fit ({type(e).__name__})",
             hint="make demo-vlm makes it again",
         ) from None
+    return model.to(torch_device())
 
 
 def opened(folder: Path) -> tuple[SmallVlm, Wording, Facts]:

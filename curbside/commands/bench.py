@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     bench.command("studies")(bench_studies)
     bench.command("agent")(bench_agent)
     bench.command("finetune-kill")(bench_finetune_kill)
+    bench.command("small-vlm")(bench_small_vlm)
     app.add_typer(bench, name="bench")
 
 
@@ -219,3 +220,32 @@ def bench_finetune_kill(
         )
     if found.same < found.points:
         raise typer.Exit(1)
+
+
+def bench_small_vlm(
+    lessons: Annotated[int, typer.Option(min=10, max=10**6, help="Images learned from.")] = 200,
+    visual: Annotated[int, typer.Option(min=1, max=1024, help="Visual tokens an image.")] = 16,
+    hidden: Annotated[int, typer.Option(min=1, max=65536, help="Width of the projector.")] = 768,
+    entry: Annotated[int, typer.Option(min=0, max=29, help="Layer that sees the image.")] = 26,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """How fast the small VLM learns and answers: on a GPU where there is one, else on this CPU.
+
+    Needs the extra ``vlm``.  ``CUDA_VISIBLE_DEVICES=`` before it measures the CPU beside a GPU.
+    """
+    from curbside.agents.small_vlm.bench import bench_small_vlm as run
+    from curbside.agents.small_vlm.language import load_language
+    from curbside.agents.small_vlm.model import Plan
+
+    plan = Plan(visual=visual, hidden=hidden, entry=entry)
+    result = run(load_language(), plan, lessons=lessons)
+    told = result.to_json()
+    if as_json:
+        typer.echo(json.dumps(told))
+        return
+    typer.echo(f"{result.machine}; on {result.device}, products in {result.products}")
+    typer.echo(
+        f"  learning   {told['lessons_rate']:8.1f} lessons/s  {told['tokens_rate']:8.0f} tokens/s"
+        f"  peak {result.peak_mib:.0f} MiB"
+    )
+    typer.echo(f"  answering  {result.answers_rate:8.1f} closed questions/s, eight images at once")
