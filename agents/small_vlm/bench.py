@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from curbside.agents.device import has_bfloat16, torch_device
+from curbside.agents.device import torch_device
 from curbside.agents.finetuning.export import machine
 from curbside.agents.small_vlm.courses import READING, packed_batches, run_course
 from curbside.agents.small_vlm.language import Base
@@ -44,7 +44,7 @@ class SmallVlmBench:
     """Results.
 
     Args:
-        machine, device: in words; ``products``: what matrix products of training are in.
+        machine, device: in words.
         lessons, tokens: that were learned, without padding, in ``seconds``.
         peak_mib: greatest memory of the training: of the GPU where there is one.
         answers_rate: closed questions of four options answered a second, eight images at once.
@@ -52,7 +52,6 @@ class SmallVlmBench:
 
     machine: str
     device: str
-    products: str
     lessons: int
     tokens: int
     seconds: float
@@ -84,7 +83,6 @@ def bench_small_vlm(base: Base, plan: Plan, *, lessons: int) -> SmallVlmBench:
     return SmallVlmBench(
         machine=machine(),
         device=str(torch_device()),
-        products="bfloat16" if has_bfloat16() else "float32",
         lessons=len(learned),
         tokens=sum(pack([row], plan.visual).tokens for row in rows),
         seconds=watch.seconds,

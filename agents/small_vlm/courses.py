@@ -1,8 +1,8 @@
-"""Training through transformers' Trainer: one course at a time, resumable.
+"""Training through transformers' Trainer: one course at a time, resumable, in float32.
 
 A course is a model with a ``loss``, a fixed list of items and how a batch is made of them.
-Checkpoints lie in the course's folder until it is finished.  Weights are float32; on a GPU that
-has bfloat16, products are computed in it.
+Checkpoints lie in the course's folder until it is finished.  bfloat16 was slower on a
+GPU and read labels worse (docs/small-vlm.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from curbside.agents.device import has_bfloat16, one_device, torch_device
+from curbside.agents.device import one_device, torch_device
 from curbside.agents.small_vlm.packing import Group, pack, rows_of
 
 __all__ = ["ALIGNING", "READING", "VISUAL", "Course", "Took", "packed_batches", "run_course"]
@@ -105,7 +105,6 @@ def run_course(
         max_grad_norm=1.0,
         seed=seed,
         use_cpu=not gpu,
-        bf16=has_bfloat16(),
         dataloader_pin_memory=False,
         save_strategy="steps",
         save_steps=course.every,

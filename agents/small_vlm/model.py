@@ -212,7 +212,5 @@ class SmallVlm(nn.Module):
         place = torch.arange(ids.shape[1], device=self.device)
         position = place + self.plan.visual * (place > 0)
         past = torch.ones(1, 1, len(place), len(place), dtype=torch.bool, device=self.device).tril()
-        # kept for readings too, so in full precision whatever the training around it is in
-        with torch.autocast(self.device.type, enabled=False):
-            hidden = self.language.model.embed_tokens(ids)
-            return self._run(0, self.plan.entry, hidden, past, position[None])
+        hidden = self.language.model.embed_tokens(ids)
+        return self._run(0, self.plan.entry, hidden, past, position[None])

@@ -1,4 +1,4 @@
-"""What the model sees of an image: the default encoder's last map, 7 x 7, pooled to 4 x 4.
+"""What the model sees of an image: the default encoder's last map, 7 x 7 pooled to 4 x 4.
 
 Overlapping windows (adaptive pooling) keep where things are; 1280 channels are what the
 encoder's own classifier stands on.  Computed from the cached grid, a few milliseconds a case.
@@ -26,33 +26,29 @@ _BLOCK = 128
 class Eyes:
     """From the encoder's cached grids to visual features.
 
-    Args:
-        side: visual tokens along one side; of 7 nothing is pooled.
-
     Raises:
         AgentUnavailable: the encoder's weights are missing or not the pinned ones.
     """
 
-    def __init__(self, side: int = SIDE) -> None:
+    def __init__(self) -> None:
         # loads torch's side of the encoder, which reading features alone does not need
         from curbside.indexes.lite0 import folded_weights
 
-        self.side = side
         weights = folded_weights()
         self._weight = torch.from_numpy(weights["head.weight"])
         self._bias = torch.from_numpy(weights["head.bias"])
         self._lower = upper_part(pooled=False, threads=1)
 
     def see(self, features: Features, rows: NDArray[np.intp] | None = None) -> Tensor:
-        """float16 (n, side², 1280) of some rows (default: all) of features that carry grids."""
+        """float16 (n, 16, 1280) of some rows (default: all) of features that carry grids."""
         picked = np.arange(len(features)) if rows is None else rows
-        out = torch.zeros(len(picked), self.side**2, DIMENSIONS, dtype=torch.float16)
+        out = torch.zeros(len(picked), SIDE * SIDE, DIMENSIONS, dtype=torch.float16)
         for at in range(0, len(picked), _BLOCK):
             some = picked[at : at + _BLOCK]
             grid = self._lower.run(features.grid_rows(some))["grid"]
             with torch.inference_mode():
                 wide = torch.from_numpy(grid.astype(np.float32))
                 wide = functional.relu6(functional.conv2d(wide, self._weight, self._bias))
-                cells = functional.adaptive_avg_pool2d(wide, self.side).flatten(2).transpose(1, 2)
+                cells = functional.adaptive_avg_pool2d(wide, SIDE).flatten(2).transpose(1, 2)
             out[at : at + len(some)] = cells.half()
         return out

@@ -243,7 +243,7 @@ def bench_small_vlm(
     if as_json:
         typer.echo(json.dumps(told))
         return
-    typer.echo(f"{result.machine}; on {result.device}, products in {result.products}")
+    typer.echo(f"{result.machine}; on {result.device}")
     typer.echo(
         f"  learning   {told['lessons_rate']:8.1f} lessons/s  {told['tokens_rate']:8.0f} tokens/s"
         f"  peak {result.peak_mib:.0f} MiB"

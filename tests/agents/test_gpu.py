@@ -64,7 +64,7 @@ def test_the_small_vlm_learns_there_and_answers_as_on_the_processor(
     made = material()
     folder = Maker(tmp_path, made, base, seed=0, plan=PLAN, courses=short(40)).read()
     assert {t["device"] for t in told} == {"cuda"}
-    assert {t["bf16"] for t in told} == {torch.cuda.is_bf16_supported()}
+    assert {t["bf16"] for t in told} == {False}
     model = with_adapter(base(), PLAN, folder).base_model.model.eval()
     assert model.device.type == "cuda"
     words = base().wording
