@@ -77,7 +77,7 @@ def bench_small_vlm(base: Base, plan: Plan, *, lessons: int) -> SmallVlmBench:
         for part, some in (("warming up", rows[:_WARM]), ("learning", rows)):
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
-            watch = run_course(
+            took = run_course(
                 model, some, collate, READING, folder / part.split()[0], seed=0, label=part
             )
     return SmallVlmBench(
@@ -85,8 +85,8 @@ def bench_small_vlm(base: Base, plan: Plan, *, lessons: int) -> SmallVlmBench:
         device=str(torch_device()),
         lessons=len(learned),
         tokens=sum(pack([row], plan.visual).tokens for row in rows),
-        seconds=watch.seconds,
-        peak_mib=watch.peak_mib,
+        seconds=took.seconds,
+        peak_mib=took.peak_mib,
         answers_rate=_answers_rate(model.base_model.model.eval(), wording, features),
     )
 

@@ -8,11 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-<<<<<<< HEAD
-from curbside.agents.finetuning.card import AdapterCard, read_card
-=======
 from curbside.agents.device import torch_device
->>>>>>> f2d1bd6 (Small VLM and fine-tuning on a GPU: one place says where torch computes; bench small-vlm)
+from curbside.agents.finetuning.card import AdapterCard, read_card
 from curbside.agents.small_vlm.language import Base, load_language
 from curbside.agents.small_vlm.model import ADAPTED, Plan, SmallVlm
 from curbside.agents.small_vlm.wording import Wording
