@@ -224,8 +224,9 @@ def _frontier(d: Details) -> Table:
         ]  # fmt: skip
     return Table(
         "Accuracy for its cost",
-        "Mean accuracy over the range of costs (AIQ), and above the zero router: the hull of "
-        "models alone and their average, which needs no router.",
+        "Mean accuracy over the range of costs (AIQ), every threshold of the policy, and above the "
+        "zero router: the hull of models alone and their averages, which needs no router. "
+        f"{uncorrected(len(rows))}",
         ("policy", "AIQ", "95 %", "above zero router", "95 %"),
         tuple(rows),
     )

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from curbside.config import CascadePolicy, Config
+from curbside.config import CascadePolicy, Config, ConsultPolicy, PolicyConfig
 from curbside.evals import arms as arm_
 from curbside.evals.arms import Arm, Outcomes, Roster
 from curbside.evals.compare import MARGIN, verdict_of
@@ -82,6 +82,7 @@ class Looked:
         by_draw: for each trained draw, arm → scored.
         flagged: bool (n,), called novel by its p-value.
         familiar: float64 (n,), the order of the novelty gate.
+        consulted: colleagues that ``H-consult`` asks.
     """
 
     frame: Frame
@@ -94,6 +95,7 @@ class Looked:
     familiar: NDArray[np.float64]
     hybrid: str
     best_single: str
+    consulted: tuple[str, ...]
     facts: CaseFacts | None
 
     @property
@@ -263,8 +265,7 @@ def _regret(x: Looked, name: str, known: Float, accuracy: Mapping[str, Float]) -
 
 
 def _consult_regret(x: Looked, known: Float, accuracy: Mapping[str, Float]) -> Regret:
-    # the pair oracle is over the generalist and the first that the mean is taken with
-    first, *_ = (a for a in x.trained[0].colleagues if _has_a_say(x.by_draw[0], a))
+    first = x.consulted[0]  # as the pair oracle
     return Regret(
         between=(first, "Gfull"),
         to_task_oracle=_unknown(),
@@ -279,11 +280,6 @@ def _consult_regret(x: Looked, known: Float, accuracy: Mapping[str, Float]) -> R
         ),
         novel_to_specialist=_novel_away(x, CONSULT),
     )
-
-
-def _has_a_say(scored: Mapping[str, Scored], agent: str) -> bool:
-    mean, alone = scored["E-consult"].arm.weights, scored[agent].arm.weights
-    return bool((mean * alone).any())
 
 
 def _twin_gain(accuracy: Mapping[str, Float]) -> Estimate:
@@ -322,46 +318,52 @@ def _frontier(x: Looked, known: Float, accuracy: Mapping[str, Float]) -> Frontie
     }
     others = [a for a, s in x.by_draw[0].items() if s.arm.kind == "colleague"]
     zero = [a for a in (*_ZERO, "E-consult", *others) if a in accuracy]
-    curves: list[tuple[Float, Float]] = []
-    for level in _ESCALATE:
-        scored = [
-            arm_.outcomes(
-                t.test.matrix,
-                arm_.hybrid(
-                    "curve",
-                    CascadePolicy(escalate_below=level),
-                    t.test.matrix,
-                    t.test.assessments,
-                    r,
-                    GFULL,
-                ),
-            )
-            for t, r in zip(x.trained, x.rosters, strict=True)
+    routers = {"cascade": [_point(x, known, CascadePolicy(escalate_below=v)) for v in _ESCALATE]}
+    if x.consulted:
+        who = x.consulted
+        routers["consult"] = [
+            _point(x, known, ConsultPolicy(colleagues=who, escalate_below=v)) for v in _ESCALATE
         ]
-        curves.append(
-            (
-                over_models([known @ o.cost[x.rows] for o in scored], x.models),
-                over_models([known @ o.right[x.rows] for o in scored], x.models),
-            )
-        )
 
     def at(replicate: int, points: Sequence[tuple[Float, Float]]) -> NDArray[np.float64]:
         return np.array([(c[replicate], q[replicate]) for c, q in points], np.float64)
 
     alone = [(cost[a], accuracy[a]) for a in zero]
-    low, high = float(min(c[0] for c, _ in curves)), float(max(c[0] for c, _ in curves))
-    r = len(known)
-    own = np.array([aiq(at(i, curves), low, high) for i in range(r)], np.float32)
-    none = np.array([aiq(at(i, alone), low, high) for i in range(r)], np.float32)
+    costs = [float(c[0]) for points in routers.values() for c, _ in points]
+    low, high = min(costs), max(costs)
+
+    def over_costs(points: Sequence[tuple[Float, Float]]) -> Float:
+        return np.array([aiq(at(i, points), low, high) for i in range(len(known))], np.float32)
+
+    own, none = {name: over_costs(points) for name, points in routers.items()}, over_costs(alone)
     return Frontier(
         points=[(a, float(cost[a][0]), float(accuracy[a][0])) for a in accuracy],
         zero=[(float(c), float(q)) for c, q in hull(at(0, alone))],
-        routers={"cascade": [(float(c[0]), float(q[0])) for c, q in curves]},
+        routers={n: [(float(c[0]), float(q[0])) for c, q in p] for n, p in routers.items()},
         low=low,
         high=high,
-        aiq={"cascade": _estimate(own), "zero": _estimate(none)},
-        above_zero={"cascade": _estimate(own - none)},
+        aiq={n: _estimate(v) for n, v in own.items()} | {"zero": _estimate(none)},
+        above_zero={n: _estimate(np.asarray(v - none, np.float32)) for n, v in own.items()},
     )
+
+
+def _point(x: Looked, known: Float, policy: PolicyConfig) -> tuple[Float, Float]:
+    """Cost and accuracy of a policy over {S, Gfull, colleagues} in every replicate."""
+    who = x.consulted if isinstance(policy, ConsultPolicy) else ()
+    scored = [
+        arm_.outcomes(
+            t.test.matrix,
+            arm_.hybrid(
+                "curve", policy, t.test.matrix, t.test.assessments, r, GFULL, colleagues=who
+            ),
+        )
+        for t, r in zip(x.trained, x.rosters, strict=True)
+    ]
+    cost, right = (
+        over_models([known @ getattr(o, k)[x.rows] for o in scored], x.models)
+        for k in ("cost", "right")
+    )
+    return cost, right
 
 
 def _routes(x: Looked) -> list[Route]:

@@ -225,6 +225,7 @@ def evaluate(
                 familiar,
                 hybrid,
                 best_single,
+                consulted,
                 facts,
             )
         ),

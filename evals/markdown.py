@@ -69,7 +69,7 @@ def _page(s: Summary, title: str, made: str) -> str:
         "",
         "| control | cases | value | 95 % | held against | |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
-        *(_control(c) for c in s.controls),
+        *(_control(c) for c in s.controls if not c.agent or c.finding == "found"),
         "",
         *markdown(detail_tables(s)),
         "## Notes",

@@ -341,9 +341,9 @@ def _frontier(s: Summary) -> Any:
                 y=[100 * (p[1] or 0) for p in points],
                 name=f"{name}, every threshold",
                 mode="lines+markers",
-                line={"color": COLOURS["hybrid"]},
+                line={"color": COLOURS["hybrid"], "dash": dash},
             )
-            for name, points in f.routers.items()
+            for (name, points), dash in zip(f.routers.items(), ("solid", "dash"), strict=False)
         ),
         go.Scatter(
             x=[p[1] for p in shown],

@@ -223,6 +223,16 @@ def test_further_agents_are_arms_opponents_and_earn_their_place_or_not(plant):
     # who asks where it is unsure gains more than who asks as often by chance
     assert r.details.gain["H-consult"].over_random.value > 0
     assert 0 < r.details.gain["H-consult"].normalised.value < 1
+    # the whole curve of who is asked how often, the rule's own threshold on it
+    f = r.details.frontier
+    assert f.routers.keys() == f.above_zero.keys() == {"cascade", "consult"}
+    for at, arm in ((0, "Gfull"), (8, "H-consult")):
+        overall = r.arms[arm].overall
+        there = (overall["cost"][0], overall["accuracy"][0])
+        assert f.routers["consult"][at] == pytest.approx(there, abs=1e-5)
+    assert f.routers["consult"][-1][0] > f.routers["consult"][8][0]
+    for name, above in f.above_zero.items():
+        assert above.value == pytest.approx(f.aiq[name].value - f.aiq["zero"].value, abs=1e-6)
     pool = {row.without: row for row in r.details.pool}
     assert {"second", "parrot"} <= pool.keys()
     assert pool[""].weights["second"] > 0.05 > pool[""].weights["parrot"]

@@ -241,6 +241,7 @@ def test_without_a_truth_there_is_nothing_to_look_at(plant):
         np.zeros(len(frame)),
         "H-tier",
         "S",
+        (),
         None,
     )
     assert look(nothing) is None
