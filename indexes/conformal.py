@@ -166,6 +166,10 @@ class Calibration:
         # at most ``allowed`` scores may be as strange: strictly above the next one
         return float(np.nextafter(known[n - 1 - allowed], np.inf))
 
+    def blind(self, alpha: float) -> tuple[str, ...]:
+        """Strata too small for any score to reach p ≤ alpha: nothing in them is ever flagged."""
+        return tuple(s for s in self.strata if self.threshold(alpha, s) == float("inf"))
+
     def scores(self) -> dict[str, NDArray[np.float64]]:
         """Sorted scores by stratum, to be stored."""
         return dict(zip(self.strata, self._scores, strict=True))

@@ -9,6 +9,7 @@ ledger, once: what it has is given and not read again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from curbside.agents.contract import Explains
 from curbside.config import Config, PolicyConfig, load_config, model_digest
 from curbside.errors import UserError
 from curbside.home import home as default_home
+from curbside.indexes.assess import Assessor
+from curbside.indexes.conformal import smallest_stratum
 from curbside.indexes.features import FeatureSource
 from curbside.progress import Advance, bar
 from curbside.readings import CaseRecord, Explanation, Reading, Status, Versions
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Router"]
 
+_log = logging.getLogger(__name__)
 Flow = Callable[[Iterable[Study]], Iterator[list[CaseRecord]]]
 #: Studies from which a batch takes over two seconds and a bar is shown.
 _SHOW_FROM = 64
@@ -59,6 +63,7 @@ class Router:
         fleet, assessor = workspace.fleet(), workspace.assessor()
         agents = {name: fleet.agents[name] for name in fleet.serving}
         self._agents = agents
+        _say_blind(assessor, (policy or workspace.config.policy).alpha)
         serving = Serving(
             policy or workspace.config.policy,
             fleet.serving,
@@ -266,6 +271,23 @@ class Router:
         if "__interrupt__" not in final:
             self._saver.delete_thread(case)
         return CaseRecord.model_validate(final["record"])
+
+
+def _say_blind(assessor: Assessor, alpha: float) -> None:
+    """Say where the policy's gate cannot hold anything: records say so too, case by case."""
+    calibration = assessor.calibration
+    blind = calibration.blind(alpha) if calibration is not None and alpha else ()
+    if calibration is not None and blind:
+        needed = smallest_stratum(alpha, calibration.confidence)
+        _log.warning(
+            "at alpha %g no case can be called novel in the calibration strata %s: they have "
+            "fewer than %d cases; add calibration cases, or set index.stratum_minimum: %d in "
+            "curbside.yaml, then: curbside build",
+            alpha,
+            ", ".join(blind),
+            needed,
+            needed,
+        )
 
 
 def _in_order(studies: Sequence[Study], flow: Flow, advance: Advance) -> list[CaseRecord]:

@@ -117,6 +117,18 @@ def test_no_calibration_case_is_the_user_s_to_mend() -> None:
         Calibration.fit(np.zeros(0), np.zeros(0, np.intp), ("a",), minimum=1)
 
 
+def test_strata_in_which_nothing_can_be_flagged_are_named() -> None:
+    rng = np.random.default_rng(0)
+    column = np.r_[np.zeros(19, int), np.ones(99, int)]
+    c = Calibration.fit(rng.normal(size=118), column, ("few", "many"), minimum=19)
+    assert c.blind(0.05) == ()
+    assert c.blind(0.04) == ("few",)
+    assert c.blind(0.01) == ("few",)
+    assert c.blind(0.005) == ("all", "few", "many")
+    sure = Calibration.fit(rng.normal(size=118), column, ("few", "many"), minimum=1, confidence=0.9)
+    assert sure.blind(0.05) == ("few",)  # needs 45
+
+
 def test_bad_values_are_refused() -> None:
     with pytest.raises(InternalError, match="finite"):
         pooled([1.0, float("inf")])

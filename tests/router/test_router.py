@@ -65,6 +65,18 @@ def test_the_never_seen_waits_for_a_person_over_processes(world: World, tmp_path
     assert later.ledger.record("odd", 0) == first
 
 
+def test_a_level_that_no_p_value_can_reach_is_said_when_the_router_opens(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.router(tmp_path, policy=TierPolicy(alpha=0.05))
+    world.router(tmp_path, policy=TierPolicy(alpha=0))  # no gate, nothing to say
+    assert not caplog.records
+    world.router(tmp_path, policy=TierPolicy(alpha=0.01))
+    (said,) = caplog.messages
+    assert said.startswith("at alpha 0.01 no case can be called novel in the calibration strata")
+    assert "fewer than 99 cases" in said
+
+
 def test_what_is_stored_holds_no_pixel_and_no_path(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "JANE_DOE"
     folder.mkdir()
