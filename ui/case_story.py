@@ -16,6 +16,7 @@ __all__ = [
     "Said",
     "event_line",
     "headline",
+    "moment",
     "posterior",
     "readings",
     "shortcuts",
@@ -171,9 +172,14 @@ _DID = {
 }
 
 
+def moment(when: datetime) -> str:
+    """A moment in this machine's time zone, as all lines of a story give it."""
+    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def event_line(event: Event) -> tuple[str, str, str]:
     """(when, who, what) of one entry of a case's story."""
-    when = datetime.fromtimestamp(event.at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    when = moment(datetime.fromtimestamp(event.at))
     parts = [_DID.get(event.kind, str(event.kind))]
     parts += [event.answer] if event.answer else []
     parts += [f"({event.code.replace('_', ' ')})"] if event.code else []

@@ -28,6 +28,7 @@ from curbside.windows import WINDOWS
 
 __all__ = [
     "Explained",
+    "Opening",
     "Picture",
     "Slices",
     "explained_of",
@@ -67,13 +68,28 @@ def slices_of(images: Sequence[Sequence[Instance]]) -> Slices:
     return Slices(tuple(map(tuple, found)))
 
 
+@dataclass(frozen=True)
+class Opening:
+    """Where a look at a study starts.
+
+    Args:
+        bad: (series, image) → why it cannot be shown, of those that were tried.
+        whole: all were.
+    """
+
+    series: int
+    at: int
+    bad: Mapping[tuple[int, int], str]
+    whole: bool
+
+
 def opening(
     slices: Slices,
     problem: Callable[[int, int], str],
     *,
     finding: float = 4.0,
     further: float = 0.4,
-) -> tuple[tuple[int, int], dict[tuple[int, int], str]]:
+) -> Opening:
     """Where to start, and what of the images around it cannot be shown.
 
     The image that the router reads stands in the middle of the longest series; where it cannot
@@ -85,24 +101,22 @@ def opening(
         problem: (series, image) → why it cannot be shown, ``""`` where it can.
         finding: seconds after which no more images are tried, whether or not one was found;
             further: after which none is tried once one was found.
-
-    Returns:
-        (series, image) to open on, and (series, image) → problem of those that were met.
     """
-    start = time.monotonic()
+    start, tried = time.monotonic(), 0
     found: tuple[int, int] | None = None
     bad: dict[tuple[int, int], str] = {}
     for k in slices.longest_first:
         for i in slices.outwards(k):
             if time.monotonic() - start >= (finding if found is None else further):
                 break
-            why = problem(k, i)
+            why, tried = problem(k, i), tried + 1
             if why:
                 bad[k, i] = why
             elif found is None:
                 found = (k, i)
     first = slices.longest_first[0]
-    return found or (first, slices.outwards(first)[0]), bad
+    found = found or (first, slices.outwards(first)[0])
+    return Opening(*found, bad, whole=tried == len(slices))
 
 
 def numbers(places: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from curbside.ui.theme import Palette
 
 __all__ = ["cost_quality", "deferral", "embedding_map", "regret_bars", "reliability"]
 
-_DASH = ("solid", "dash", "dot", "dashdot", "longdash", "solid", "dash")
+_DASH = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MARK = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star")
 _SERIF = '"Source Sans", sans-serif'
 
@@ -50,6 +50,11 @@ def _figure(p: Palette, height: int, **layout: Any) -> Any:
     return figure
 
 
+def _dash(i: int) -> str:
+    """Of the i-th line: where the colours start anew, the dashes have moved on."""
+    return _DASH[i % len(_DASH)]
+
+
 def deferral(
     curves: Mapping[str, Sequence[float | None]], budgets: Sequence[float], p: Palette
 ) -> Any:
@@ -64,12 +69,12 @@ def deferral(
                 y=list(values),
                 name=name,
                 mode="lines",
-                line={"color": p.series[i % 7], "width": 2.2, "dash": _DASH[i % 7]},
+                line={"color": p.series[i % 7], "width": 2.2, "dash": _dash(i)},
                 hovertemplate="%{x:.1%} referred: %{y:.3f}<extra>" + name + "</extra>",
             )
         )
-    figure.update_xaxes(title="share of cases referred to a person", tickformat=".0%")
-    figure.update_yaxes(title="net benefit a case")
+    figure.update_xaxes(title_text="share of cases referred to a person", tickformat=".0%")
+    figure.update_yaxes(title_text="net benefit a case")
     return figure
 
 
@@ -104,8 +109,8 @@ def cost_quality(points: Sequence[tuple[str, str, float, float, float, float]], 
                 hovertemplate=f"%{{y:.1%}} at %{{x:.2f}} calls<extra>{name} ({kind})</extra>",
             )
         )
-    figure.update_xaxes(title="calls a case")
-    figure.update_yaxes(title="accuracy, macro over modalities", tickformat=".0%")
+    figure.update_xaxes(title_text="calls a case")
+    figure.update_yaxes(title_text="accuracy, macro over modalities", tickformat=".0%")
     return figure
 
 
@@ -134,15 +139,15 @@ def reliability(
                 customdata=list(n),
                 name=name,
                 mode="lines+markers",
-                line={"color": p.series[i % 7], "width": 1.8, "dash": _DASH[i % 7]},
+                line={"color": p.series[i % 7], "width": 1.8, "dash": _dash(i)},
                 marker={"symbol": _MARK[i % 7], "size": 7},
                 hovertemplate="says %{x:.0%}, right %{y:.0%} of %{customdata}<extra>"
                 + name
                 + "</extra>",
             )
         )
-    figure.update_xaxes(title="stated confidence", tickformat=".0%", range=[0, 1.02])
-    figure.update_yaxes(title="share right", tickformat=".0%", range=[0, 1.02])
+    figure.update_xaxes(title_text="stated confidence", tickformat=".0%", range=[0, 1.02])
+    figure.update_yaxes(title_text="share right", tickformat=".0%", range=[0, 1.02])
     return figure
 
 
@@ -167,7 +172,7 @@ def regret_bars(counts: Sequence[tuple[str, int, bool]], p: Palette) -> Any:
             hovertemplate="%{y}: %{x} cases<extra></extra>",
         )
     )
-    figure.update_xaxes(title="cases", rangemode="tozero")
+    figure.update_xaxes(title_text="cases", rangemode="tozero")
     return figure
 
 
@@ -192,7 +197,8 @@ def embedding_map(
                     "color": p.series[i % 7],
                     "symbol": _MARK[(i // 7) % 7],
                     "size": 5,
-                    "opacity": 0.6,
+                    # the legend's marks have it too, and must be told apart on a dark ground
+                    "opacity": 0.9,
                 },
                 hovertemplate="%{text}<extra>" + name + "</extra>",
             )

@@ -9,6 +9,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     Object.assign(s, { zoom: 1, x: 0, y: 0, image: data.image, asked: null, want: data.at });
   }
   stage.setAttribute('aria-label', data.alt);
+  stage.classList.toggle('stack', data.count > 1);
   stage.querySelector('.place').textContent = data.place;
   stage.querySelector('.window').textContent = data.window;
   stage.querySelector('.problem').textContent = data.problem;

@@ -19,9 +19,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
 from typer.testing import CliRunner
 
 from curbside.cases import read_cases
@@ -39,10 +42,11 @@ from curbside.ui.worklist_rows import SORT_WORDS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+#: So few cases prove no reader: held for that, none of them would be answered.
 CONFIG = """
 fleet: {specialist_minimum: 12, shots: 4}
 index: {stratum_minimum: 8}
-policy: {kind: tier, minimum_support: 12}
+policy: {kind: tier, minimum_support: 12, hold_unproven: false}
 """
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SHOTS = os.environ.get("CURBSIDE_SCREENSHOTS")
@@ -227,7 +231,7 @@ def test_every_page_is_drawn_in_both_modes(watched, request):
     assert (sum(int(x) for x in ground[4:-1].split(",")) < 200) == (mode == "dark")
     page.get_by_role("link", name="phantom-").first.click()
     expect(page.locator(".cb-outcome")).to_be_visible()
-    expect(page.locator("[role=img] img")).to_be_visible()
+    expect(page.locator(".stage img")).to_be_visible()
     watched.shoot(f"case-{mode}")
     for tab, name in (("Why this route", "why"), ("Nearest cases", "nearest")):
         page.get_by_role("tab", name=tab).click()
@@ -270,7 +274,7 @@ def test_every_address_opens_and_opens_again(watched, console):
     page_.goto(f"{console.address}/case?case={case}")
     for _ in range(2):
         expect(page_.locator(".cb-id").first).to_have_text(case)
-        expect(page_.locator("[role=img] img")).to_be_visible()
+        expect(page_.locator(".stage img")).to_be_visible()
         watched.settle()
         page_.reload()
     page_.goto(f"{console.address}/worklist?waiting=false")
@@ -381,11 +385,11 @@ def test_a_dicom_folder_is_uploaded_and_routed(watched, console, tmp_path):
     page_.get_by_test_id("stExpander").click()
     expect(page_.get_by_text("wrong type")).to_be_visible()
     page_.get_by_test_id("stPageLink-NavLink").first.click()
-    expect(page_.locator("[role=img] img")).to_be_visible()
+    expect(page_.locator(".stage img")).to_be_visible()
     # window and inversion are drawn by the server: other values give another picture
-    shown = page_.locator("[role=img] img").get_attribute("src")
+    shown = page_.locator(".stage img").get_attribute("src")
     page_.get_by_text("Invert").click()
-    expect(page_.locator("[role=img] img")).not_to_have_attribute("src", shown or "")
+    expect(page_.locator(".stage img")).not_to_have_attribute("src", shown or "")
     case = page_.locator(".cb-id").first.inner_text()
     ledger = console.ledger()
     assert ledger.get(case).status in (Status.ANSWERED, Status.NEEDS_REVIEW)
@@ -408,12 +412,91 @@ def test_sliders_of_the_lab_replay_at_once(watched):
 def test_a_look_at_another_case_and_zoom(watched):
     page_ = watched.start()
     page_.get_by_role("link", name="phantom-").first.click()
-    stage = page_.locator("[role=img]").first
+    stage = page_.locator(".stage")
     expect(stage.locator("img")).to_be_visible()
     stage.get_by_title("Larger").click()
     expect(stage.locator(".bar span")).to_have_text("140 %")
     stage.get_by_title("Whole image").click()
     expect(stage.locator(".bar span")).to_have_text("100 %")
+
+
+def _stack(home: Path, folder: Path) -> str:
+    """A study of two series, seven CT and two MR images, with a cut one in the middle; its id."""
+    folder.mkdir()
+    study = generate_uid()
+    for number, (name, n) in enumerate((("CT_small.dcm", 7), ("MR_small.dcm", 2)), 1):
+        series = generate_uid()
+        for i in range(n):
+            ds = dcmread(str(get_testdata_file(name, download=False)))
+            ds.StudyInstanceUID, ds.SeriesInstanceUID = study, series
+            ds.SeriesNumber, ds.InstanceNumber = number, i + 1
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            ds.ImagePositionPatient = [0, 0, float(i)]
+            ds.PixelData = np.roll(ds.pixel_array, 5 * i, axis=1).tobytes()
+            ds.save_as(folder / f"{number}-{i}.dcm")
+    router = Router(Workspace(home, load_config(home / "curbside.yaml")))
+    (record,) = router.read_batch([Study.from_dicom(folder)])
+    router.close()
+    middle = folder / "1-3.dcm"
+    middle.write_bytes(middle.read_bytes()[:9000])
+    return record.case
+
+
+def test_the_wheel_leafs_and_with_ctrl_zooms(watched, console, tmp_path):
+    case = _stack(console.home, tmp_path / "stack")
+    page_ = watched.start()
+    page_.goto(f"{console.address}/case?case={case}")
+    stage = page_.locator(".stage")
+    place, zoom = stage.locator(".place"), stage.locator(".bar span")
+    # the fourth is cut
+    expect(place).to_have_text("Series 1 of 2 · CT · image 3 of 7")
+    expect(page_.get_by_text("Images that cannot be shown: series 1: 4")).to_be_visible()
+    watched.settle()
+    watched.shoot("stack-light")
+    stage.hover()
+    page_.mouse.wheel(0, 100)
+    expect(place).to_have_text("Series 1 of 2 · image 4 of 7")
+    expect(stage.locator(".problem")).to_contain_text("cannot be shown")
+    page_.mouse.wheel(0, 200)
+    expect(place).to_have_text("Series 1 of 2 · CT · image 6 of 7")
+    page_.mouse.wheel(0, 900)
+    expect(place).to_have_text("Series 1 of 2 · CT · image 7 of 7")
+    page_.keyboard.down("Control")
+    page_.mouse.wheel(0, -100)
+    page_.keyboard.up("Control")
+    expect(zoom).to_have_text("122 %")
+    # the place and size of a finding can be followed from slice to slice
+    stage.focus()
+    page_.keyboard.press("ArrowUp")
+    expect(place).to_have_text("Series 1 of 2 · CT · image 6 of 7")
+    expect(zoom).to_have_text("122 %")
+    assert page_.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == 0
+    # keys of the page still work from there
+    page_.keyboard.press("n")
+    expect(page_.locator(".cb-id").first).not_to_have_text(case)
+    expect(page_.locator(".cb-outcome")).to_be_visible()
+    watched.settle()
+    stage.hover()
+    page_.mouse.wheel(0, 300)
+    page_.wait_for_function("document.querySelector('[data-testid=stMain]').scrollTop > 100")
+    expect(zoom).to_have_text("100 %")
+
+
+def test_blind_first_on_the_worklist_and_on_a_case(watched):
+    page_ = watched.start()
+    watched.settle()
+    expect(page_.locator(".cb-provisional").first).to_be_visible()
+    page_.get_by_text("Blind first", exact=True).click()
+    expect(page_.get_by_text("blind first", exact=True).first).to_be_visible()
+    expect(page_.locator(".cb-provisional")).to_have_count(0)
+    watched.shoot("blind-light")
+    page_.get_by_role("link", name="phantom-").first.click()
+    expect(page_.get_by_text("What do you see?")).to_be_visible()
+    expect(page_.get_by_role("button", name="Agree")).to_have_count(0)
+    watched.settle()
+    page_.keyboard.press("1")
+    expect(page_.locator(".cb-done")).to_contain_text("Your blind reading")
+    expect(page_.get_by_role("button", name="Agree")).to_be_visible()
 
 
 def test_the_benchmark_visits_a_large_worklist(browser):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
+
 from curbside.readings import Abstention, Failure, Reading, Status
 from curbside.router.review import Event, Kind
 from curbside.ui.case_story import (
     event_line,
     headline,
+    moment,
     posterior,
     readings,
     shortcuts,
@@ -80,3 +84,16 @@ def test_the_story_says_who_what_and_why(ledger):
     when, who, what = event_line(event)
     assert when.startswith(("1970", "1969")) and who == "Dr. A"
     assert what == "overrode with broken (wrong finding) see rib 4"
+
+
+def test_all_moments_of_a_story_are_in_one_time_zone(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        event = Event("s", 0, 0.0, "Dr. A", Kind.NOTE)
+        assert event_line(event)[0] == "1970-01-01 09:00:00"
+        decided = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+        assert moment(decided) == "1970-01-01 09:00:00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()

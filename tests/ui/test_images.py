@@ -111,7 +111,9 @@ def test_a_viewer_opens_on_the_nearest_image_that_can_be_shown(usable):
     def problem(k: int, i: int) -> str:
         return "" if usable[k][i] else "cut"
 
-    (k, i), bad = opening(slices, problem)
+    found = opening(slices, problem)
+    k, i, bad = found.series, found.at, found.bad
+    assert found.whole
     broken = {(a, b) for a, s in enumerate(usable) for b, ok in enumerate(s) if not ok}
     assert set(bad) == broken  # so few are all tried
     if len(broken) == len(slices):
@@ -132,14 +134,14 @@ def test_of_a_long_series_the_middle_is_tried_and_no_more():
         tried.append(i)
         return "" if i < 240 else "cut"
 
-    (_, i), bad = opening(slices, problem, further=1e9, finding=1e9)
-    assert i == 239 and len(bad) == 260 and len(tried) == 500
+    found = opening(slices, problem, further=1e9, finding=1e9)
+    assert found.at == 239 and len(found.bad) == 260 and found.whole
     tried.clear()
-    (_, i), bad = opening(slices, problem, further=0.0, finding=1e9)
-    assert i == 239 and len(tried) == 22 and len(bad) == 21
+    found = opening(slices, problem, further=0.0, finding=1e9)
+    assert found.at == 239 and len(tried) == 22 and len(found.bad) == 21 and not found.whole
     tried.clear()
-    (_, i), bad = opening(slices, problem, finding=0.0)
-    assert i == 250 and not bad and not tried
+    found = opening(slices, problem, finding=0.0)
+    assert found.at == 250 and not found.bad and not tried and not found.whole
 
 
 def test_places_are_written_as_people_do():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests_ui_words import words
 
+from curbside import RESEARCH_USE
 from curbside.config import (
     AnyPolicy,
     AveragePolicy,
@@ -308,4 +309,5 @@ def test_a_damaged_run_is_said_to_be(opened, lab_home):
     assert "cannot be replayed" in words(opened("lab", run="one"))
     summary = json.loads((lab_home / "one" / "summary.json").read_text())
     (lab_home / "one" / "summary.json").write_text(json.dumps(summary | {"surprise": 1}))
-    assert "cannot be read" in words(opened("lab", run="one"))
+    said = words(opened("lab", run="one"))
+    assert "cannot be read" in said and RESEARCH_USE in said

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import curbside.ui
 from curbside import RESEARCH_USE
 from curbside.readings import Status
-from curbside.ui import charts, components
+from curbside.ui import charts, components, plots
 from curbside.ui.theme import MARKS, PALETTES, css, palette
 
 FOLDER = Path(curbside.ui.__file__).parent
@@ -121,3 +121,25 @@ def test_whiskers_stay_on_their_axis_and_mark_the_reader():
 def test_tables_set_numbers_right():
     made = components.table(("a", "n"), [["x", "1"]], numbers=[1])
     assert "<td>x</td><td class=n>1</td>" in made
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_lines_are_told_apart_by_more_than_colour_and_text_is_the_modes_own(mode):
+    p = palette(mode)
+    curves = {f"arm {i}": [0.1, 0.2] for i in range(14)}
+    figure = plots.deferral(curves, [0.0, 1.0], p)
+    looks = {(t.line.color, t.line.dash) for t in figure.data}
+    assert len(looks) == 14
+    assert figure.layout.font.color == p.ink
+    assert figure.layout.yaxis.title.font.color == p.quiet
+    assert figure.layout.yaxis.title.text == "net benefit a case"
+    points = {f"m{i}": ([0.0], [0.0], ["x"]) for i in range(9)}
+    chart = plots.embedding_map(points, None, p)
+    for trace in chart.data:
+        opacity = trace.marker.opacity
+
+        def mixed(a: str, b: str, o: float = opacity) -> str:
+            parts = [(int(a[i : i + 2], 16), int(b[i : i + 2], 16)) for i in (1, 3, 5)]
+            return "#" + "".join(f"{round(o * x + (1 - o) * y):02x}" for x, y in parts)
+
+        assert contrast(mixed(trace.marker.color, p.ground), p.ground) >= 3.0, trace.name

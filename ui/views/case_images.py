@@ -18,6 +18,7 @@ from curbside.ui.blind import hidden
 from curbside.ui.components import error_state, state
 from curbside.ui.pictures import (
     Explained,
+    Opening,
     Picture,
     Slices,
     explained_of,
@@ -52,7 +53,7 @@ def _picture(home: str, case: str, series: int, at: int) -> Picture:
 
 
 @st.cache_data(show_spinner=False, max_entries=64, ttl=900)
-def _opening(home: str, case: str) -> tuple[tuple[int, int], dict[tuple[int, int], str]]:
+def _opening(home: str, case: str) -> Opening:
     return opening(_slices(home, case), lambda k, i: _picture(home, case, k, i).problem)
 
 
@@ -89,7 +90,7 @@ def images(entry: Entry, record: CaseRecord) -> None:
 @st.fragment
 def _viewer(case: str, slices: Slices, explained: Explained | None, lost: str) -> None:
     place = st.container()
-    start, met = _opening(str(where()), case)
+    start = _opening(str(where()), case)
     series, at = _chosen(case, slices, start)
     shown = _picture(str(where()), case, series, at)
     spot = _spot(slices, series, at, shown.kind)
@@ -109,16 +110,17 @@ def _viewer(case: str, slices: Slices, explained: Explained | None, lost: str) -
     count = len(slices.series[series])
     with place:
         show(png, Stage(f"{case}/{series}", at, count, alt, spot, window, said), leafed)
-    _missing(slices, met | ({(series, at): shown.problem} if shown.problem else {}), lost)
+    bad = {*start.bad, *([(series, at)] if shown.problem else [])}
+    _missing(slices, bad, lost, whole=start.whole)
 
 
 def _slice_key(case: str, series: int) -> str:
     return f"slice-{case}-{series}"
 
 
-def _chosen(case: str, slices: Slices, start: tuple[int, int]) -> tuple[int, int]:
+def _chosen(case: str, slices: Slices, start: Opening) -> tuple[int, int]:
     """Series and image, from the widgets; at first those to start with."""
-    series, many = start[0], len(slices.series)
+    series, many = start.series, len(slices.series)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         if many > 1:
             key = f"series-{case}"
@@ -141,13 +143,13 @@ def _chosen(case: str, slices: Slices, start: tuple[int, int]) -> tuple[int, int
         return series, st.slider("Image", 1, n, key=key, help=help_, **_KEPT) - 1
 
 
-def _first(case: str, slices: Slices, series: int, start: tuple[int, int]) -> int:
+def _first(case: str, slices: Slices, series: int, start: Opening) -> int:
     """The image that a series opens on: its middle one, or the nearest that can be shown."""
-    if series == start[0]:
-        return start[1]
+    if series == start.series:
+        return start.at
     only = Slices((slices.series[series],))
     home = str(where())
-    return opening(only, lambda _, i: _picture(home, case, series, i).problem, further=0.0)[0][1]
+    return opening(only, lambda _, i: _picture(home, case, series, i).problem, further=0.0).at
 
 
 def _spot(slices: Slices, series: int, at: int, kind: str) -> str:
@@ -163,19 +165,17 @@ def _images(n: int) -> str:
     return f"{n} image{'' if n == 1 else 's'}"
 
 
-def _missing(slices: Slices, bad: dict[tuple[int, int], str], lost: str) -> None:
+def _missing(slices: Slices, bad: set[tuple[int, int]], lost: str, *, whole: bool) -> None:
     """What a reader would otherwise not know that the study lacks."""
     said = []
-    for k, series in enumerate(slices.series):
+    for k in range(len(slices.series)):
         at = [i for j, i in bad if j == k]
         if at and len(slices) > 1:
-            of = f" of series {k + 1}" if len(slices.series) > 1 else ""
-            said.append(f"{numbers(at)}{of} ({len(at)} of {len(series)})")
+            of = f"series {k + 1}: " if len(slices.series) > 1 else ""
+            said.append(of + numbers(at))
     if said:
-        st.caption(
-            f":material/warning: Images that cannot be shown: {'; '.join(said)}. Each says why "
-            "where it stands; others far from the middle are tried when they are looked at."
-        )
+        more = "" if whole else " Those far from the middle are tried when they are looked at."
+        st.caption(f":material/warning: Images that cannot be shown: {'; '.join(said)}.{more}")
     if lost:
         st.caption(
             f":material/warning: The study is incomplete: objects of it cannot be used ({lost})."

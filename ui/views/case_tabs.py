@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from curbside.ui.blind import hidden, withheld
 from curbside.ui.case_story import (
     Said,
     event_line,
+    moment,
     posterior,
     readings,
     version_lines,
@@ -216,8 +218,9 @@ def _story(record: CaseRecord, *, blind: bool) -> None:
     later = '<span class="cb-quiet">shown once you have answered</span>'
     with left:
         st.markdown("##### Story")
+        decided = moment(datetime.fromisoformat(record.decided_at))
         first = [
-            f'<span class="cb-num">{text(record.decided_at[:19].replace("T", " "))}</span>',
+            f'<span class="cb-num">{decided}</span>',
             "router",
             f"decided: {text(str(record.outcome.status).replace('_', ' '))}",
         ]

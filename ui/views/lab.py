@@ -75,8 +75,14 @@ def page() -> None:
             bind="query-params",
             help="Another run on the same cases; paired by case id.",
         )
-    with st.skeleton(height=300):
-        run = _load(runs[name])
+    try:
+        with st.skeleton(height=300):
+            run = _load(runs[name])
+    except CurbsideError as e:
+        with head:
+            frame("Policy lab")
+        st.html(error_state(e.message, "", e.hint))
+        return
     with head:
         frame("Policy lab", phantoms=run.summary.phantoms)
     _verdict(run.summary)
