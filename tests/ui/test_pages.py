@@ -496,7 +496,7 @@ def test_the_viewer_says_the_series_and_opens_on_what_can_be_shown(opened, home,
     # the middle one and its neighbour cannot be decoded
     assert app.slider(key="slice-study-xray-1").value == 4
     shown = stage(app)
-    assert shown["place"] == "Series 2 of 2 · CT · image 4 of 5"
+    assert shown["place"] == "Series 2 of 2 · CT · image 4 of 5 · 3 cannot be shown"
     assert (shown["at"], shown["count"], shown["problem"]) == (3, 5, "")
     assert shown["src"].startswith("data:image/png;base64,") and "W " in shown["window"]
     (said,) = [c.value for c in app.caption if "cannot be shown" in c.value]
@@ -505,7 +505,7 @@ def test_the_viewer_says_the_series_and_opens_on_what_can_be_shown(opened, home,
     app.slider(key="slice-study-xray-1").set_value(2).run()
     shown = stage(app)
     assert not shown["src"] and "This image cannot be shown" in shown["problem"]
-    assert shown["place"] == "Series 2 of 2 · image 2 of 5"
+    assert shown["place"] == "Series 2 of 2 · image 2 of 5 · 3 cannot be shown"
 
     app.selectbox(key="series-study-xray").set_value(0).run()
     assert stage(app)["place"] == "Series 1 of 2 · MR"

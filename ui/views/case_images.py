@@ -93,7 +93,8 @@ def _viewer(case: str, slices: Slices, explained: Explained | None, lost: str) -
     start = _opening(str(where()), case)
     series, at = _chosen(case, slices, start)
     shown = _picture(str(where()), case, series, at)
-    spot = _spot(slices, series, at, shown.kind)
+    bad = {*start.bad, *([(series, at)] if shown.problem else [])}
+    spot = _spot(slices, series, at, shown.kind, sum(k == series for k, _ in bad))
     alt = f"{spot or 'Image'} of case {case}"
     png, window = None, ""
     if not shown.problem:
@@ -110,7 +111,6 @@ def _viewer(case: str, slices: Slices, explained: Explained | None, lost: str) -
     count = len(slices.series[series])
     with place:
         show(png, Stage(f"{case}/{series}", at, count, alt, spot, window, said), leafed)
-    bad = {*start.bad, *([(series, at)] if shown.problem else [])}
     _missing(slices, bad, lost, whole=start.whole)
 
 
@@ -152,12 +152,13 @@ def _first(case: str, slices: Slices, series: int, start: Opening) -> int:
     return opening(only, lambda _, i: _picture(home, case, series, i).problem, further=0.0).at
 
 
-def _spot(slices: Slices, series: int, at: int, kind: str) -> str:
-    """Which series, of what kind, and which image of it."""
+def _spot(slices: Slices, series: int, at: int, kind: str, bad: int) -> str:
+    """Which series, of what kind, which image of it, and how many are known to be broken."""
     n, many = len(slices.series[series]), len(slices.series)
     words = [f"Series {series + 1} of {many}"] if many > 1 else []
     words += [kind] if kind else []
     words += [f"image {at + 1} of {n}"] if n > 1 else []
+    words += [f"{bad} cannot be shown"] if bad and n > 1 else []
     return " · ".join(words)
 
 
