@@ -17,7 +17,7 @@ help:
 	@echo "make test       lint, types, tests, coverage by folder"
 	@echo "make test-vllm  the conformance suite and a routed batch on a real vLLM (CPU)"
 	@echo "make benchmark  the whole protocol: 5 draws and seeds (over an hour)"
-	@echo "make lint       ruff, mypy, the import floors"
+	@echo "make lint       ruff, mypy (the package and most tests), the import floors"
 	@echo "make browser    Chromium for the tests of the console (Debian's package, where it is missing)"
 	@echo "make screenshots  the pictures of docs/console.md again"
 	@echo "make docs       write the generated reference again"
@@ -55,10 +55,15 @@ demo-vlm: $(READY) $(VLM_READY)
 benchmark: $(READY)
 	@$(BIN)/curbside benchmark
 
+# Tests that are typed as the package is, a folder at a time: their modules share names.
+TYPED := curbside house indexes router vllm
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@for folder in $(TYPED); do \
+	  MYPYPATH=tests/stubs:tests/$$folder:tests/router:tests/agents $(BIN)/mypy tests/$$folder || exit 1; \
+	done
 	@said=$$($(BIN)/lint-imports --no-cache) && echo "import floors kept" || { echo "$$said"; exit 1; }
 
 # The console's tests drive a real browser: $CURBSIDE_BROWSER, or the first of these on the PATH.

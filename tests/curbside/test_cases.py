@@ -124,7 +124,7 @@ def test_options_may_be_a_list(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_null_and_not_a_number_are_absent(tmp_path: Path, suffix: str) -> None:
-    rows = [
+    rows: list[Row] = [
         {"image": "1", "label": None, "age": 61.5},
         {"image": "2", "label": "x", "age": float("nan")},
     ]
@@ -251,7 +251,11 @@ def test_a_row_of_another_length(tmp_path: Path, row: str, reason: str) -> None:
 
 
 def test_a_nested_value(tmp_path: Path) -> None:
-    rows = [{"image": "1", "site": {"a": 1}}, {"image": ["2"]}, {"image": "3", "options": {"a": 1}}]
+    rows: list[Row] = [
+        {"image": "1", "site": {"a": 1}},
+        {"image": ["2"]},
+        {"image": "3", "options": {"a": 1}},
+    ]
     assert {line for line, _ in problems(rows, tmp_path, ".jsonl")} == {1, 2, 3}
 
 
@@ -276,10 +280,18 @@ def _raw(name: str, raw: bytes) -> Callable[[Path], Path]:
     return write
 
 
+def _folder(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).mkdir()
+        return folder / name
+
+    return make
+
+
 UNUSABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda f: f / "no.csv", "does not exist"),
     "a folder": (lambda f: f, "valid endings: .csv, .jsonl, .parquet"),
-    "a folder named so": (lambda f: (f / "d.csv").mkdir() or f / "d.csv", "cannot be read"),
+    "a folder named so": (_folder("d.csv"), "cannot be read"),
     "another suffix": (_raw("m.xlsx", b"x"), "valid endings: .csv, .jsonl, .parquet"),
     "empty": (_raw("m.csv", b""), "no case"),
     "header alone": (_raw("m.csv", b"image,label\n"), "no case"),
@@ -320,7 +332,7 @@ NAMES = st.text("abcäö ,\"'\n", min_size=1, max_size=6).map(str.strip).filter(
         ),
         min_size=1,
         max_size=6,
-        unique_by=lambda r: r["image"],
+        unique_by=lambda r: str(r["image"]),
     )
 )
 def test_every_kind_brings_back_what_was_written(

@@ -73,7 +73,7 @@ SAME = {
 def test_real_objects_look_as_they_did(name: str) -> None:
     found = read_frame(real(name))
     shape, means = SEEN[name]
-    assert (found.shape, found.dtype) == (shape, np.uint8)
+    assert found.shape == shape and found.dtype == np.uint8
     np.testing.assert_allclose(found.reshape(-1, 3).mean(axis=0), means, atol=0.3)
 
 

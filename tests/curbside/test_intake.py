@@ -96,7 +96,10 @@ def test_the_order_of_files_changes_nothing(order: list[int]) -> None:
 
 
 def test_without_positions_the_number_orders_and_so_it_does_across_planes(tmp_path: Path) -> None:
-    coronal = {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1], "ImagePositionPatient": [0, -50, 0]}
+    coronal: dict[str, Any] = {
+        "ImageOrientationPatient": [1, 0, 0, 0, 0, -1],
+        "ImagePositionPatient": [0, -50, 0],
+    }
     write(
         tmp_path,
         a=as_dicom(grey(2), number=2),

@@ -65,7 +65,7 @@ def test_a_failure_cannot_carry_a_probability() -> None:
 
 def test_responses_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        ONE.confidence = 0.1
+        ONE.__setattr__("confidence", 0.1)
 
 
 def test_no_way_of_ending_can_be_read_as_normal() -> None:

@@ -26,7 +26,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 def block(document: str, language: str, number: int = 0) -> str:
     text = (DOCS / document).read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)[number]
+    blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return blocks[number]
 
 
 def test_the_example_of_a_manifest_is_one(tmp_path: Path) -> None:

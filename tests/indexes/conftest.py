@@ -80,14 +80,14 @@ def make_world(seed: int = 0) -> World:
                     rows.append((role, modality, f"finding-{f}"))
                     noise = rng.normal(size=WIDTH) * spread
                     values.append(centre[modality] + offset[modality, f] + noise)
-    role, modality, label = (np.array(c) for c in zip(*rows, strict=True))
+    roles, modalities, labels = (np.array(c) for c in zip(*rows, strict=True))
     n = len(rows)
     ids = np.array([f"case-{i}" for i in range(n)])
     groups = np.array([f"patient-{i}" for i in range(n)])
     features = Features(
         np.array(values, np.float32), tuple(f"{i:064x}" for i in range(n)), {}, "encoder-a"
     )
-    return World(Columns(ids, modality, label, role, groups), features)
+    return World(Columns(ids, modalities, labels, roles, groups), features)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,8 @@ CALIBRATION = sample(0, 400)
 
 
 def verdicts(found: module.DriftReport) -> dict[str, str]:
-    return {m.modality: m.verdict for m in found.modalities} | {"mix": found.mix}
+    verdicts: dict[str, str] = {m.modality: m.verdict for m in found.modalities}
+    return verdicts | {"mix": found.mix}
 
 
 def test_without_drift_few_windows_alarm() -> None:

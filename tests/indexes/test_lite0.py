@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_parts_differ_in_fingerprint() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("side", 192), ("split", 12), ("depths", (3,)), ("sha256", "0" * 64)]
 )
-def test_fingerprint_follows_what_it_covers(name: str, value: object) -> None:
+def test_fingerprint_follows_what_it_covers(name: str, value: Any) -> None:
     before = lite0_graph.part_fingerprint(first=0, last=15, pooled=True)
     changed = replace(LITE0, **{name: value})
     after = lite0_graph.part_fingerprint(first=0, last=15, pooled=True, network=changed)

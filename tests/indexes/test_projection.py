@@ -57,7 +57,7 @@ def test_directions_solve_the_generalised_eigenproblem(shrinkage: float) -> None
     x = (np.sign(pooled) * np.sqrt(np.abs(pooled))).astype(np.float64)
     cells = x.reshape(4, 20, -1)
     means = cells.mean(axis=1)
-    within = sum(np.cov(c.T, ddof=1) for c in cells) / 4
+    within = np.mean([np.cov(c.T, ddof=1) for c in cells], axis=0)
     d = len(within)
     within = (1 - shrinkage) * within + shrinkage * np.trace(within) / d * np.eye(d)
     _, vectors = scipy.linalg.eigh(np.cov(means.T, ddof=0), within)

@@ -241,10 +241,10 @@ def test_wide_vectors_are_narrowed_to_principal_axes(
 def test_the_shipped_default_is_the_winner_of_the_evidence() -> None:
     """docs/selection.json is what the command wrote on the corpus; the rule is applied again."""
     evidence = json.loads((DOCS / "selection.json").read_text(encoding="utf-8"))
-    found = [
-        Standing(**{k: float("nan") if v is None else v for k, v in row.items()})
-        for row in evidence["standings"]
-    ]
+    found = []
+    for row in evidence["standings"]:
+        known: dict[str, Any] = {k: float("nan") if v is None else v for k, v in row.items()}
+        found.append(Standing(**known))
     choice = choose(found)
     assert choice.projection == Config().encoder.projection
     assert choice.score == Config().index.novelty

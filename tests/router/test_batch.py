@@ -18,7 +18,6 @@ from tests_router_world import World, picture, strange
 
 from curbside.config import TierPolicy
 from curbside.errors import CasesError, StorageError, UserError
-from curbside.router import batch as batch_module
 from curbside.router import flow
 from curbside.router.api import Router
 from curbside.router.batch import BatchSummary, incoming, run_batch
@@ -141,7 +140,7 @@ def test_a_full_disk_keeps_what_was_written_and_the_run_goes_on(
         real(table, path, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch_module.pq, "write_table", full)
+        patch.setattr(pq, "write_table", full)
         with pytest.raises(StorageError, match="No space left"):
             run(world.router(tmp_path / "home"), manifest, out, rows=8)
     assert len(rows(out)) == 8

@@ -41,7 +41,8 @@ def fill(home: Path, workspace: Workspace, folder: Path, *, spoil: bool, n: int 
     features = workspace.source.of(studies)
     pooled = features.pooled
     if spoil:
-        pooled = pooled + rng.normal(0, 0.5, pooled.shape[1]).astype(np.float32)
+        noise = rng.normal(0, 0.5, (1, pooled.shape[1])).astype(np.float32)
+        pooled = pooled + noise
     facts = assessor.assess(pooled)
     outcomes = []
     for i, study in enumerate(studies):

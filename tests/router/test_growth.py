@@ -15,9 +15,9 @@ from curbside.router.growth import Withheld, admit
 
 
 def cases(*rows: dict[str, Any]) -> Cases:
-    plain = {"modality": "xray", "label": "broken"}
+    plain: dict[str, Any] = {"image": Path("x"), "modality": "xray", "label": "broken"}
     return Cases(
-        [Case(**({"id": f"c{i}", "image": Path("x")} | plain | r)) for i, r in enumerate(rows)],
+        [Case(**({"id": f"c{i}"} | plain | r)) for i, r in enumerate(rows)],
         Path("memory"),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,8 +90,8 @@ def test_claims_exclude_each_other_until_the_lease_ends(
     assert ledger.claim(["a"], "one") == {"a"}  # renewed
     ledger.release("one")
     assert ledger.claim(["a", "b", "c"], "two", seconds=60) == {"a", "b", "c"}
-    later = ledger_module.time.time() + 100
-    monkeypatch.setattr(ledger_module.time, "time", lambda: later)
+    later = time.time() + 100
+    monkeypatch.setattr(time, "time", lambda: later)
     assert ledger.claim(["a", "b", "c"], "three") == {"a", "b", "c"}
 
 
@@ -99,10 +100,10 @@ def test_a_renewal_holds_the_owners_open_claims_alone(
 ) -> None:
     ledger.claim(["a", "b"], "one", seconds=60)
     ledger.claim(["c"], "two", seconds=60)
-    now = ledger_module.time.time()
-    monkeypatch.setattr(ledger_module.time, "time", lambda: now + 50)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 50)
     ledger.renew("one", seconds=60)
-    monkeypatch.setattr(ledger_module.time, "time", lambda: now + 100)
+    monkeypatch.setattr(time, "time", lambda: now + 100)
     assert ledger.claim(["a", "b", "c"], "three", seconds=60) == {"c"}
 
 

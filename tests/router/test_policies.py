@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def decide(policy: Policy, facts: Assessments, truth: Responses) -> Decisions:
     return run(policy, facts, AGENTS, ask)
 
 
-def policy_of(kind: type, **values: float) -> Policy:
+def policy_of(kind: type, **values: Any) -> Policy:
     return make_policy(kind(**values), agents=AGENTS, generalist="g", costs={"g": 2.0})
 
 

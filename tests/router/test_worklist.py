@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -92,7 +94,7 @@ def test_pages_hold_each_matching_case_once_and_in_order(
         return 2.0 if value is None else value
 
     late = time.time() - view.wait_cap
-    keys = {
+    keys: dict[str, Callable[[Entry], Any]] = {
         "priority": lambda e: (
             0 if waited(e) is not None and e.received_at <= late else e.urgency,
             e.received_at,
@@ -118,7 +120,8 @@ def test_counts_are_what_choosing_would_give(
     assert counts.total == len(shown)
     assert counts.waiting == sum(waited(e) is not None for e in shown)
     for facet in FACETS:
-        free = replace(view, **{facet: ()})
+        nothing: dict[str, Any] = {facet: ()}
+        free = replace(view, **nothing)
         if facet == "status":
             free = replace(free, waiting=False)  # it is a choice of statuses too
         expected: Counter[str] = Counter()

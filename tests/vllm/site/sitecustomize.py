@@ -5,8 +5,11 @@ importing it fails.  Nothing here calls them; their schemas are enough.  Python 
 file at every start because vLLM starts processes of its own.
 """
 
+from typing import Any
+
 import torch
 
-LIBRARY = torch.library.Library("torchvision", "DEF")
+library: Any = torch.library  # its classes have no types
+LIBRARY = library.Library("torchvision", "DEF")
 for name in ("nms", "qnms"):
     LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
