@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo       build everything, route the test cases, evaluate, print the verdict"
-	@echo "make demo-vlm   train and judge a small vision-language model (about an hour)"
+	@echo "make demo-vlm   train and judge a small vision-language model (under an hour)"
 	@echo "make test       lint, types, tests, coverage by folder"
 	@echo "make test-vllm  the conformance suite and a routed batch on a real vLLM (CPU)"
 	@echo "make benchmark  the whole protocol: 5 draws and seeds (over an hour)"
