@@ -71,7 +71,8 @@ def steps(label: str, total: int | None) -> Iterator[Show]:
             done += n
             seconds = max(time.monotonic() - started, 1e-9)
             progress.update(task, advance=n, rate=f"{done / seconds:.1f}/s", note=note)
-            if not live and time.monotonic() - last > _LINE_EVERY:
+            ended = done == total  # the end has a line of its own
+            if not live and not ended and time.monotonic() - last > _LINE_EVERY:
                 last = time.monotonic()
                 line(note)
 

@@ -27,6 +27,7 @@ def test_a_long_run_is_heard_of_before_its_end(
         assert "training" in (said := capsys.readouterr().err)
         assert "1 of 4" in said and "left" in said
         advance(3)
+    assert capsys.readouterr().err.count("4 of 4") == 1
 
 
 def test_an_error_passes_through() -> None:
