@@ -56,7 +56,7 @@ benchmark: $(READY)
 	@$(BIN)/curbside benchmark
 
 # Tests that are typed as the package is, a folder at a time: their modules share names.
-TYPED := curbside house indexes router vllm
+TYPED := agents curbside house indexes router vllm
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

@@ -54,14 +54,15 @@ def draw(modality: str, option: int, seed: int) -> NDArray[np.uint8]:
     if modality == "discs":
         middle = rng.integers(15, 25, 2)
         inside = (y - middle[0]) ** 2 + (x - middle[1]) ** 2 < (4 + 5 * option) ** 2
-        plane = np.where(inside, 210, 40)
+        plane: NDArray[np.generic] = np.where(inside, 210, 40)
     elif modality == "stripes":
         plane = 255 * ((x + rng.integers(0, 9)) // (2 + 4 * option) % 2)
     else:
         plane = np.where(rng.random((SIDE, SIDE)) < 0.03 + 0.2 * option, 255, 90)
     colours = {"discs": (1.0, 1.0, 1.0), "stripes": (1.0, 0.6, 0.4), "dots": (0.5, 0.6, 1.0)}
     noisy = plane[..., None] * np.array(colours[modality]) + rng.normal(0, 12, (SIDE, SIDE, 3))
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(noisy, 0, 255).astype(np.uint8)
+    return picture
 
 
 def write_cases(folder: Path) -> Cases:
@@ -108,8 +109,16 @@ class World:
         config = config or self.config
         known = cases or self.cases
         features = self.source.of(known.studies()) if cases else self.features
-        given = {"source": self.source, "text": self.text, "twin": twin, "others": others}
-        train_fleet(known, features, config, folder, **given)
+        train_fleet(
+            known,
+            features,
+            config,
+            folder,
+            source=self.source,
+            text=self.text,
+            twin=twin,
+            others=others,
+        )
         return list(self.built)
 
     def load(self, folder: Path | None = None) -> Fleet:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from curbside.agents.activation import activation, overlay
 from curbside.agents.embedded import EmbeddedAgent
@@ -91,9 +92,10 @@ def test_deleting_what_speaks_for_the_answer_costs_more_than_what_does_not(
     """Deletion (Petsiuk et al., RISE, 2018), on the grid that the branch is run from."""
     reader = reader_of(fleet, name)
 
-    def adapted(row: Inputs) -> np.ndarray:
+    def adapted(row: Inputs) -> NDArray[np.float32]:
         ((found, _),) = reader.opinions(row, [DISCS])
-        return np.log(found + 1e-9)
+        logarithms: NDArray[np.float32] = np.log(found + 1e-9)
+        return logarithms
 
     drops = {"most": 0.0, "least": 0.0}
     for i in range(len(inputs)):

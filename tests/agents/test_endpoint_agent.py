@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -438,11 +439,21 @@ def test_letters_not_listed_share_what_is_left() -> None:
     assert only is not None and only[1] < 1e-4
 
 
+def _says(probabilities: tuple[float, ...], asked: Ask) -> Said:
+    return Said(probabilities=probabilities)
+
+
 def test_probabilities_are_one_an_option_or_a_failure() -> None:
     base = fake_vision()
-    for wrong in ((0.5, 0.5), (0.2, 0.2, 0.2), (float("nan"), 0.5, 0.5), (-0.5, 0.75, 0.75)):
-        agent = VisionAgent(base.card, FakeEngine(lambda a, w=wrong: Said(probabilities=w)),
-                            base.prompt, base.report, Decoding(), Limits())  # fmt: skip
+    refused: tuple[tuple[float, ...], ...] = (
+        (0.5, 0.5),
+        (0.2, 0.2, 0.2),
+        (float("nan"), 0.5, 0.5),
+        (-0.5, 0.75, 0.75),
+    )
+    for wrong in refused:
+        engine = FakeEngine(partial(_says, wrong))
+        agent = VisionAgent(base.card, engine, base.prompt, base.report, Decoding(), Limits())
         failed = agent.read(study_of(picture(0), question=ASKED))
         assert isinstance(failed, Failure) and failed.kind == "invalid_answer"
 

@@ -61,9 +61,8 @@ def base(world: Path, name: str = "llava", adapter: Path | None = None) -> VlmBa
 
 def material(world: Path, **given: Any) -> Material:
     cases = read_cases(world / "cases" / "cases.jsonl")
-    return material_of(
-        cases, **{"held_out": QUICK.held_out, "report": load_report("chest-1")} | given
-    )
+    usual: dict[str, Any] = {"held_out": QUICK.held_out, "report": load_report("chest-1")}
+    return material_of(cases, **usual | given)
 
 
 @pytest.fixture(scope="module")

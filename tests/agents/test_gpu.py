@@ -54,7 +54,7 @@ def test_the_small_vlm_learns_there_and_answers_as_on_the_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[dict[str, Any]] = []
-    log = Watch.on_log
+    log: Any = Watch.on_log
 
     def listening(self: Any, args: Any, *rest: Any, logs: Any = None, **more: Any) -> None:
         told.append({"device": args.device.type, "bf16": args.bf16, **(logs or {})})

@@ -8,7 +8,7 @@ from curbside.agents.contract import AgentCard
 from curbside.agents.cost import BuildCost
 from curbside.agents.fleet import Fleet
 from curbside.agents.model_card import as_html, model_card
-from curbside.readings import Abstention, Reading
+from curbside.readings import Abstention, Reading, Response
 from curbside.responses import ResponseMatrix
 
 CARD = AgentCard(name="a", kind="openai", role="specialist", fingerprint="f" * 64,
@@ -22,7 +22,7 @@ def matrix() -> ResponseMatrix:
         return Reading(agent="a", fingerprint="f", options=("x", "y"), probabilities=(p, 1 - p),
                        confidence=max(p, 1 - p))  # fmt: skip
 
-    rows = [said(0.9), said(0.8), said(0.1), Abstention(agent="a", reason="no")]
+    rows: list[Response] = [said(0.9), said(0.8), said(0.1), Abstention(agent="a", reason="no")]
     return ResponseMatrix.from_responses(
         list("1234"), ["a"], [("x", "y")] * 4, ["x", "x", "x", "x"], [[r] for r in rows]
     )

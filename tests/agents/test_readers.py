@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from curbside.agents.fleet import Fleet
 from curbside.agents.heads import Blend
 from curbside.agents.option_training import TrainedScorer
-from curbside.agents.readers import OptionScorer, Reader, option_text, read
+from curbside.agents.readers import Opinions, OptionScorer, Reader, Tuned, option_text, read
 from curbside.agents.trunk import Inputs
 from curbside.study import Question
 
 
 def unit(n: int, width: int = 384, seed: int = 0) -> np.ndarray:
     v = np.random.default_rng(seed).normal(size=(n, width)).astype(np.float32)
-    return v / np.linalg.norm(v, axis=1, keepdims=True)
+    vectors: NDArray[np.float32] = v / np.linalg.norm(v, axis=1, keepdims=True)
+    return vectors
 
 
 def drawn(n: int, width: int, seed: int = 0) -> np.ndarray:
@@ -33,7 +35,8 @@ def trained(text: dict[str, np.ndarray], width: int = 6, **more: Any) -> Trained
     scorer = TrainedScorer(3 * drawn(20, width, seed=9) + 1, text, **more).eval()
     with torch.no_grad():
         for residual in scorer.residuals:
-            residual += torch.from_numpy(0.1 * drawn(*residual.shape, seed=8))
+            n, w = residual.shape
+            residual += torch.from_numpy(0.1 * drawn(n, w, seed=8))
     return scorer
 
 
@@ -108,16 +111,20 @@ def test_names_are_put_as_words() -> None:
     assert option_text("basal_cell_carcinoma") == "basal cell carcinoma"
 
 
+def _array(said: list[float] | None) -> NDArray[np.float32] | None:
+    return None if said is None else np.array(said, np.float32)
+
+
 class Fixed:
     """Opinions as given."""
 
     def __init__(self, adapted: list[float] | None, frozen: list[float] | None) -> None:
         self.blend = Blend(0.5, 2.0)
-        self._said = tuple(
-            None if p is None else np.array(p, np.float32) for p in (adapted, frozen)
-        )
+        self._said = (_array(adapted), _array(frozen))
 
-    def opinions(self, inputs: Inputs, questions: Sequence[Question]) -> Any:
+    def opinions(
+        self, inputs: Inputs, questions: Sequence[Question], tuned: Tuned = None
+    ) -> Opinions:
         return [self._said for _ in questions]
 
 

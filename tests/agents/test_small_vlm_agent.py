@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -241,7 +242,7 @@ def test_another_encoder_is_a_failure(folder: Path, tmp_path: Path) -> None:
 
 def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(_: str) -> None:
-        raise language.PackageNotFoundError
+        raise PackageNotFoundError
 
     monkeypatch.setattr(language, "files", gone)
     with pytest.raises(MissingExtra, match="extra 'vlm'") as caught:

@@ -32,7 +32,8 @@ def written(agent: Any, folder: Path) -> dict[str, Any]:
     assert isinstance(agent, EmbeddedAgent)
     blend = {"adapted": agent.reader.blend.adapted, "frozen": agent.reader.blend.frozen}
     meta = {**reader_files(agent.reader, folder), "blend": blend}
-    return json.loads(json.dumps(meta))
+    read_back: dict[str, Any] = json.loads(json.dumps(meta))
+    return read_back
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +94,7 @@ def test_no_files_for_a_strange_reader(tmp_path: Path) -> None:
     class Strange:
         blend = Blend()
 
-        def opinions(self, inputs: Any, questions: Any) -> Any:
+        def opinions(self, inputs: Any, questions: Any, tuned: Any = None) -> Any:
             return []
 
     with pytest.raises(TypeError, match="Strange"):
@@ -141,7 +142,7 @@ def test_what_serves_computes_what_was_trained(kind: str) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad:
-                parameter += 0.02 * torch.randn_like(parameter)
+                parameter.add_(0.02 * torch.randn_like(parameter))
     served, grid = learned(network.eval()), grids(11)
     with torch.inference_mode():
         expected = network(torch.from_numpy(grid).float()).numpy()

@@ -21,7 +21,7 @@ from curbside.agents.fleet import AGENT_FILE, FLEET_FILE, Fleet
 from curbside.agents.heads import Blend
 from curbside.agents.stored import reader_files
 from curbside.agents.train import train_fleet
-from curbside.agents.upper import Recipe
+from curbside.agents.upper import Recipe, fine_tune
 from curbside.cases import Cases
 from curbside.config import Config, FleetConfig
 from curbside.errors import (
@@ -68,7 +68,7 @@ def tensors(folder: Path) -> dict[str, str]:
 
 def of(folder: Path, name: str) -> Path:
     stored = json.loads((folder / FLEET_FILE).read_text())["agents"]
-    return folder / next(a["folder"] for a in stored if a["name"] == name)
+    return folder / str(next(a["folder"] for a in stored if a["name"] == name))
 
 
 def flip(path: Path, at: int = -5) -> None:
@@ -206,13 +206,13 @@ def test_killed_half_way_and_gone_on_with_another_seed(
     world: Any, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = world.load(copy)
-    build, calls = learners.fine_tune, []
+    calls = []
 
     def third(*args: Any, **kwargs: Any) -> None:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        build(*args, **kwargs)
+        fine_tune(*args, **kwargs)
 
     monkeypatch.setattr(learners, "fine_tune", third)
     with pytest.raises(KeyboardInterrupt):

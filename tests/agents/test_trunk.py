@@ -31,7 +31,7 @@ def test_shapes_and_order(world: Any) -> None:
     assert inputs.statistics.shape == (70, 992)
     assert inputs.grid.shape == (70, 192, 7, 7)
     assert inputs.fixed.shape == (70, 2272)
-    assert (inputs.pooled.dtype, inputs.grid.dtype) == (np.float32, np.float16)
+    assert inputs.pooled.dtype == np.float32 and inputs.grid.dtype == np.float16
     assert same(inputs, trunk.from_features(world.features, np.arange(70)))
     order = np.random.default_rng(0).permutation(70)
     fresh, _ = Trunk(world.source).of([studies[i] for i in order])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import NoReturn
 
@@ -108,7 +109,7 @@ def test_a_manifest_without_train_cases_is_refused(run: Run, source: FeatureSour
 
 def test_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(_: str) -> None:
-        raise language.PackageNotFoundError
+        raise PackageNotFoundError
 
     monkeypatch.setattr(language, "files", gone)
     result = CliRunner().invoke(app, ["demo-vlm"])
