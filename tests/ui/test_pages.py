@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-
 import pytest
-from pydicom.data import get_testdata_file
 from tests_router_world import TASKS, picture
-from tests_ui_words import words
+from tests_ui_words import rows, words
 
 from curbside import RESEARCH_USE
 from curbside.agents.contract import FakeAgent
@@ -18,14 +13,8 @@ from curbside.config import load_config, save_config
 from curbside.readings import Explanation, Status
 from curbside.router.ledger import case_key
 from curbside.router.review import Kind
-from curbside.router.sources import open_sources
 from curbside.storage import write_bytes
-from curbside.study import Instance, Question, Series, Study
-
-
-def rows(app) -> list[str]:
-    """Study ids of the worklist, in order."""
-    return [p.proto.label.strip("`") for p in app.get("page_link") if "study-" in p.proto.label]
+from curbside.study import Question, Study
 
 
 @pytest.mark.parametrize("page", ["worklist", "case", "upload", "lab", "fleet"])
@@ -97,6 +86,13 @@ def test_pages_go_forward_and_back(opened, home, monkeypatch):
     app.button(key="on").click().run()
     app.text_input(key="q").set_value("study").run()
     assert "page 1" in words(app)
+
+
+def test_a_page_that_is_none_leads_to_the_first(opened, home):
+    app = opened("worklist", waiting="false", after="eyJub25lIjogMX0")
+    assert "no such page" in words(app)
+    (link,) = [p for p in app.get("page_link") if p.proto.label == "To its first page"]
+    assert link.proto.query_string == "waiting=false"
 
 
 # -- case ------------------------------------------------------------------------------------
@@ -459,150 +455,3 @@ def test_what_a_reading_rests_on_is_shown_over_the_image(opened, home, world, jo
     app.toggle(key="cb_blind").set_value(True).run()
     plain = opened("case", case="study-ct", reader="Dr. A")
     assert any("no explanation available" in c.value.lower() for c in plain.caption)
-
-
-# -- images of several series ----------------------------------------------------------------
-
-
-def stage(app) -> dict:
-    """What the viewer was given."""
-    given = [json.loads(c.proto.json) for c in app.get("bidi_component")]
-    (found,) = [g for g in given if "src" in g]
-    return found
-
-
-def of_two_series(home, case: str, broken: Sequence[int]) -> None:
-    """A case of an MR image and a stack of five CT images, of which some are cut short."""
-    folder = home / "dicom"
-    folder.mkdir()
-    ct, mr = (
-        Path(str(get_testdata_file(n, download=False))) for n in ("CT_small.dcm", "MR_small.dcm")
-    )
-    paths = []
-    for i in range(5):
-        raw = ct.read_bytes()
-        paths.append(folder / f"{i}.dcm")
-        write_bytes(paths[-1], raw[: len(raw) // 2] if i in broken else raw)
-    series = (Series((Instance(mr),)), Series(tuple(map(Instance, paths))))
-    store = open_sources(home, load_config(home / "curbside.yaml"))
-    store.keep([Study(case, series)])
-    store.close()
-
-
-def test_the_viewer_says_the_series_and_opens_on_what_can_be_shown(opened, home, jobs):
-    of_two_series(home, "study-xray", broken=(1, 2, 4))
-    app = opened("case", case="study-xray", reader="Dr. A")
-    assert app.selectbox(key="series-study-xray").value == 1
-    # the middle one and its neighbour cannot be decoded
-    assert app.slider(key="slice-study-xray-1").value == 4
-    shown = stage(app)
-    assert shown["place"] == "Series 2 of 2 · CT · image 4 of 5 · 3 cannot be shown"
-    assert (shown["at"], shown["count"], shown["problem"]) == (3, 5, "")
-    assert shown["src"].startswith("data:image/png;base64,") and "W " in shown["window"]
-    (said,) = [c.value for c in app.caption if "cannot be shown" in c.value]
-    assert said.endswith("Images that cannot be shown: series 2: 2–3, 5.")
-
-    app.slider(key="slice-study-xray-1").set_value(2).run()
-    shown = stage(app)
-    assert not shown["src"] and "This image cannot be shown" in shown["problem"]
-    assert shown["place"] == "Series 2 of 2 · image 2 of 5 · 3 cannot be shown"
-
-    app.selectbox(key="series-study-xray").set_value(0).run()
-    assert stage(app)["place"] == "Series 1 of 2 · MR"
-    app.selectbox(key="series-study-xray").set_value(1).run()
-    assert stage(app)["at"] == 1
-
-
-def test_a_window_lasts_while_one_leafs(opened, home, jobs):
-    of_two_series(home, "study-xray", broken=())
-    app = opened("case", case="study-xray", reader="Dr. A")
-    app.selectbox(key="window-study-xray-1").set_value("lung").run()
-    app.slider(key="centre-study-xray-1-lung").set_value(-500.0).run()
-    before = stage(app)["window"]
-    assert "C -5" in before
-    app.slider(key="slice-study-xray-1").set_value(5).run()
-    assert stage(app)["window"] == before and stage(app)["image"] == "study-xray/1"
-
-
-def test_a_study_that_lost_objects_says_so_beside_its_images(opened, home, jobs, ledger):
-    record = ledger.record("study-xray").model_copy(
-        update={"case": "study-part", "incomplete": ("truncated", "truncated", "too_large")}
-    )
-    key = case_key("study-part", "x", Question(options=record.options), record.versions)
-    ledger.write([(key, record)])
-    of_two_series(home, "study-part", broken=())
-    app = opened("case", case="study-part", reader="Dr. A")
-    app.toggle(key="cb_blind").set_value(True).run()
-    assert any("2 truncated, 1 too large" in c.value for c in app.caption)
-
-
-# -- blind first, everywhere -----------------------------------------------------------------
-
-
-def test_no_search_order_or_flag_tells_a_blind_reader_what_was_answered(opened, home, ledger):
-    told = ledger.record("study-xray").outcome.answer
-    found = opened("worklist", waiting="false", q=told)
-    assert "study-xray" in rows(found)
-    app = opened("worklist", reader="Dr. A", waiting="false", sort="confidence")
-    app.toggle(key="cb_blind").set_value(True).run()
-    order = app.selectbox(key="sort")
-    assert order.value == "priority" and "Least sure first" not in order.options
-    assert "sort" not in app.query_params
-    flags = " ".join(app.multiselect(key="flags").options)
-    assert "provisional" not in flags and "unlike anything seen" in flags
-    app.text_input(key="q").set_value(told).run()
-    assert rows(app) == [] and "answers are not searched" in words(app)
-    app.text_input(key="q").set_value("XRAY").run()
-    assert "study-xray" in rows(app)
-
-
-def test_turning_to_blind_first_starts_at_the_first_page(opened, home, monkeypatch):
-    monkeypatch.setattr("curbside.ui.views.worklist.PAGE_SIZE", 2)
-    app = opened("worklist", reader="Dr. A", waiting="false", sort="confidence")
-    app.button(key="on").click().run()
-    app.toggle(key="cb_blind").set_value(True).run()
-    assert "page 1" in words(app) and len(rows(app)) == 2
-
-
-def test_a_page_that_is_none_leads_to_the_first(opened, home):
-    app = opened("worklist", waiting="false", after="eyJub25lIjogMX0")
-    assert "no such page" in words(app)
-    (link,) = [p for p in app.get("page_link") if p.proto.label == "To its first page"]
-    assert link.proto.query_string == "waiting=false"
-
-
-def test_blind_first_holds_for_a_case_that_somebody_else_settled(opened, home, jobs, ledger):
-    told = ledger.record("study-strange").outcome.provisional
-    ledger.review("study-strange", "Dr. B", kind=Kind.AGREE)
-    app = opened("case", case="study-strange", reader="Dr. A")
-    app.toggle(key="cb_blind").set_value(True).run()
-    assert "What do you see?" in words(app)
-    assert f"Agree: {told}" not in words(app)
-    app.button(key="answer-study-strange-1").click().run()
-    assert [(e.kind, e.who) for e in ledger.events("study-strange")] == [
-        (Kind.AGREE, "Dr. B"),
-        (Kind.BLIND, "Dr. A"),
-    ]
-    assert "What do you see?" not in words(app)
-    mine = opened("case", case="study-strange", reader="Dr. B")
-    mine.toggle(key="cb_blind").set_value(True).run()
-    assert "What do you see?" not in words(mine)
-
-
-def test_what_would_have_flipped_it_waits_for_the_blind_reader_too(opened, home, jobs, ledger):
-    record = ledger.record("study-xray")
-    floor = [c for c in record.outcome.counterfactuals if "floor" in c.change]
-    assert floor  # it names a confidence just above the reader's
-    app = opened("case", case="study-xray", reader="Dr. A")
-    assert floor[0].change in words(app)
-    app.toggle(key="cb_blind").set_value(True).run()
-    assert floor[0].change not in words(app)
-
-
-def test_an_upload_tells_a_blind_reader_no_answer_and_no_confidence(opened, home, jobs):
-    one = {"study": "study-xray", "status": "answered", "modality": "xray", "said": "intact"}
-    one |= {"images": "1", "why": "it is sure (0.93)", "incomplete": ""}
-    jobs.end(jobs.submit("route", "1 file"), state="done", result={"studies": [one], "refused": []})
-    assert "sure (0.93)" in words(opened("upload"))
-    said = words(opened("upload", blind=True))
-    assert "study-xray" in said and "sure (0.93)" not in said and "intact" not in said

@@ -1,4 +1,4 @@
-"""What a page says."""
+"""What a page says, and whom the worklist shows."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def words(app: AppTest) -> str:
     parts += [e.proto.body for e in app.get("html") if "<style>" not in e.proto.body]
     parts += [b.label for b in app.button]
     return " ".join(str(p) for p in parts)
+
+
+def rows(app: AppTest) -> list[str]:
+    """Study ids of the worklist, in order."""
+    return [p.proto.label.strip("`") for p in app.get("page_link") if "study-" in p.proto.label]
