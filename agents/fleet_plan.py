@@ -40,24 +40,28 @@ class Plan:
     """One agent to build: what it is given and what it comes to.
 
     Args:
-        modality: that it is a specialist of.
         examples: that it learns from; ``labels`` counts those of other modalities too.
         learn: gives the reader and the number of parameters learned.
         steps: of progress that ``learn`` makes.
         recipe: of the making, for the folder's name.
+        modality: that it is a specialist of; None: it reads all.
         trunk: that it stands on.
     """
 
     name: str
-    role: str
-    modality: str | None
     examples: Examples
     labels: int
     seed: int
     learn: Callable[[Advance], tuple[Reader, int]]
     steps: int
     recipe: str
+    modality: str | None = None
     trunk: str = Trunk.name
+
+    @property
+    def role(self) -> str:
+        """``specialist`` of a modality, or ``generalist``."""
+        return "generalist" if self.modality is None else "specialist"
 
 
 def plans(labelled: Labelled, fleet: FleetConfig, text: TextEncoder, *, twin: bool) -> list[Plan]:
@@ -90,7 +94,6 @@ def _specialist(labelled: Labelled, modality: str, few: Examples, seed: int) -> 
     foreign = few.take(few.modalities != modality)
     return Plan(
         name=f"specialist-{modality}",
-        role="specialist",
         modality=modality,
         examples=own,
         labels=len(own) + len(foreign),
@@ -112,8 +115,6 @@ def _generalist(
     scoring = f"{learners.LORA_RANK} {learners.BY_NAME} {OptionScorer.SHARPNESS}"
     return Plan(
         name=name,
-        role="generalist",
-        modality=None,
         examples=examples,
         labels=len(examples),
         seed=seed,
@@ -126,8 +127,6 @@ def _generalist(
 def _linear(labelled: Labelled, name: str, examples: Examples) -> Plan:
     return Plan(
         name=name,
-        role="generalist",
-        modality=None,
         examples=examples,
         labels=len(examples),
         seed=0,
@@ -145,8 +144,6 @@ def _colleague(labelled: Labelled) -> Plan:
 
     return Plan(
         name=COLLEAGUE,
-        role="generalist",
-        modality=None,
         examples=labelled.train,
         labels=len(labelled.train),
         seed=0,
