@@ -17,8 +17,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tests_finetuning_world import OPTIONS, rows, write
-from tiny_models import save_adapter, save_idefics3, save_llava
+from tests_finetuning_world import OPTIONS, vlm_world
+from tiny_models import save_adapter, save_llava
 from typer.testing import CliRunner
 
 from curbside.agents.finetuning.card import AdapterCard, read_card
@@ -48,11 +48,7 @@ QUICK = Recipe(epochs=1, rate=1e-2, batch=8, held_out=0.25, looks=4)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finetuning")
-    save_llava(folder / "llava")
-    save_idefics3(folder / "idefics3")
-    write(folder / "cases", [*rows(48), *rows(24, role="tune", start=100)])
-    return folder
+    return vlm_world(tmp_path_factory.mktemp("finetuning"))
 
 
 def base(world: Path, name: str = "llava", adapter: Path | None = None) -> VlmBase:

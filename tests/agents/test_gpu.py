@@ -12,9 +12,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tests_finetuning_world import OPTIONS, rows, write
+from tests_finetuning_world import OPTIONS, vlm_world
 from tiny_language import PLAN, base, material, short
-from tiny_models import save_idefics3, save_llava
 
 from curbside.agents.encoder_agent import open_encoder_agent
 from curbside.agents.finetuning.encoders import finetune_encoder
@@ -43,11 +42,7 @@ LIMITS = Limits(greatest_side=56, text=200)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gpu")
-    save_llava(folder / "llava")
-    save_idefics3(folder / "idefics3")
-    write(folder / "cases", [*rows(48), *rows(24, role="tune", start=100)])
-    return folder
+    return vlm_world(tmp_path_factory.mktemp("gpu"))
 
 
 def test_the_small_vlm_learns_there_and_answers_as_on_the_processor(

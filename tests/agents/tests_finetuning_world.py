@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tiny_models import save_idefics3, save_llava
 
 Row = dict[str, Any]
 OPTIONS = ["ill", "well"]
@@ -42,3 +43,11 @@ def write(folder: Path, made: list[Row], change: Callable[[Row], Row] = lambda r
     path = folder / "cases.jsonl"
     path.write_text("\n".join(json.dumps(change(r)) for r in made) + "\n", encoding="utf-8")
     return path
+
+
+def vlm_world(folder: Path) -> Path:
+    """Tiny LLaVA and Idefics3 checkpoints beside training and tune cases."""
+    save_llava(folder / "llava")
+    save_idefics3(folder / "idefics3")
+    write(folder / "cases", [*rows(48), *rows(24, role="tune", start=100)])
+    return folder
