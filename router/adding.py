@@ -83,9 +83,12 @@ def _production(
     features: Features,
     withheld: Withheld,
 ) -> Outcomes | None:
-    """Outcomes of reviewed cases that are neither held out nor judged on tune already."""
+    """Outcomes of reviewed cases that no agent was trained on and that are not held out."""
     held_out = np.isin(cases.roles, ("tune", "calibration"))
-    taken = {d for d, held in zip(features.digests, held_out, strict=True) if held}
+    # agents are trained by a build alone: what joined train since, they have not seen
+    built = workspace.trained_from()
+    in_sample = np.isin(cases.ids, built.ids[built.roles == "train"])
+    taken = {d for d, no in zip(features.digests, held_out | in_sample, strict=True) if no}
     contents = [
         record.content
         for record, _ in reviewed.values()

@@ -181,6 +181,17 @@ class Workspace:
         """
         return read_cases(self.version_folder / CASES_FILE)
 
+    def trained_from(self) -> Cases:
+        """The cases of the build that this version grew from: its agents were trained on ``train``.
+
+        Raises:
+            NotBuilt, IndexCorrupt.
+        """
+        name = self.version_folder.name
+        while (parent := self.versions.facts(name).parent) is not None:
+            name = parent
+        return read_cases(self.versions.path(name) / CASES_FILE)
+
     def competence(self) -> Competence:
         """What the agents got right on tune.  Raises NotBuilt, IndexCorrupt."""
         return Competence.load(self.version_folder / "competence")
@@ -200,7 +211,7 @@ class Workspace:
         return Withheld.from_json((self.version_folder / WITHHELD_FILE).read_text("utf-8"))
 
     def other_outcomes(self) -> Outcomes | None:
-        """What this version's competence learned from besides tune, if anything."""
+        """Out-of-fold readings that competence learned from; reviewed cases are the ledger's."""
         cases = self.built_cases()
         return self.out_of_fold(cases, self.features(cases))
 

@@ -61,10 +61,11 @@ def add(
     workspace = _workspace(config)
     new = None if manifest is None else read_cases(manifest)
     answered: Reviewed = {}
-    if reviewed:
+    # what its parent learned from reviews, a version learns too
+    if reviewed or workspace.versions.facts(workspace.version_folder.name).outcomes:
         answered = _reviewed(workspace)
         typer.echo(f"{len(answered)} reviewed cases in the ledger")
-        if new is not None:
+        if reviewed and new is not None:
             digests = workspace.features(new).digests
             new, _, left_out = labelled_by_review(new, digests, answered)
             for why, n in sorted(left_out.items()):

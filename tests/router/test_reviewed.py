@@ -110,6 +110,29 @@ def test_test_and_tune_cases_teach_nothing_through_the_ledger(home: Path) -> Non
     (home / "ledger.sqlite").unlink()
 
 
+def test_cases_that_agents_were_trained_on_teach_nothing_through_the_ledger(home: Path) -> None:
+    workspace = open_workspace(home)
+    manifest = read_cases(home.parent / "m.csv")
+    train = manifest.take(manifest.where(role="train"))
+    found = reviewed(home, train, len(train))
+    assert add_cases(workspace, None, reviewed=found)[0] is None
+    (home / "ledger.sqlite").unlink()
+    # what joined train since the build, no agent has seen; and its child's child knows that too
+    first, second = (
+        read_cases(write_manifest(home.parent, f"{n}.csv", {"": 2}, start=n)) for n in (8000, 9000)
+    )
+    name, _ = add_cases(workspace, first, tune_share=0)
+    assert name is not None
+    grown = open_workspace(home, name)
+    found = dict(reviewed(home, train, 4))
+    (home / "ledger.sqlite").unlink()
+    found |= reviewed(home, first, 3)
+    again, _ = add_cases(grown, second, tune_share=0, reviewed=found)
+    assert again is not None
+    assert workspace.versions.facts(again).outcomes == 3
+    (home / "ledger.sqlite").unlink()
+
+
 def test_images_whose_features_are_gone_are_counted(home: Path) -> None:
     cases = incoming(home)
     found = reviewed(home, cases, 3)
@@ -142,6 +165,10 @@ def test_the_command_takes_labels_from_the_ledger(
     assert f"▶ {name}" in listed
     assert "without a gate: a test" in listed
     assert '"versions"' in call("list", "--json")
+    # a version that grows from this one does not forget what reviews taught
+    more = write_manifest(tmp_path, "more.csv", {"train": 1}, start=12000)
+    child = call("add", str(more)).split("version ")[1]
+    assert "competence from" in child
     assert "serves" in call("rollback", "--why", "enough")
     with pytest.raises(UserError, match="nothing to add"):
         call("add")
