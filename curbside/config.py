@@ -232,14 +232,14 @@ class PolicyProvenance(_Strict):
     fleet: str
     index: str
     objective: str
-    grid: dict[str, list[float]]
+    grid: dict[str, list[float | bool]]
     """Key → the values that were tried."""
     fitted: float
     """The objective on the cases that it was fitted on: too good."""
     cross_fitted: float
     """The same when each fold is judged by what was chosen on the others."""
     compared: dict[str, float]
-    """Kind of policy → its cross-fitted objective."""
+    """Kind of policy, with the options that are on → its cross-fitted objective."""
     floor_from: str
     """What ``floor`` guarantees and on which cases, or that it was set by hand."""
     date: str

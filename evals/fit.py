@@ -1,16 +1,16 @@
 """Fitting a policy: its thresholds chosen on ``tune``, its floor certified on ``calibration``.
 
-Every setting of a small grid is replayed over the tune cases; the one with the highest
-objective is frozen.  What it is worth is said by cross-fitting over groups: each fold is
-judged by what the other folds would have chosen.  The floor is not chosen but certified by
-Learn-then-Test.  Nothing here sees a test case.
+Every setting of a small grid is replayed over the tune cases that the gate leaves; the one
+with the highest objective is frozen.  What it is worth is said by cross-fitting over groups:
+each fold is judged by what the other folds would have chosen.  The floor is not chosen but
+certified by Learn-then-Test.  Nothing here sees a test case.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from types import MappingProxyType
 
 import numpy as np
@@ -37,6 +37,7 @@ from curbside.indexes.risk import (
     thresholds_of,
 )
 from curbside.router.policies import make_policy
+from curbside.router.policy_steps import is_novel
 
 __all__ = [
     "FOLDS",
@@ -48,6 +49,8 @@ __all__ = [
     "fit_policy",
     "grid_of",
     "refuse",
+    "variant_of",
+    "variants",
 ]
 
 FOLDS = 5
@@ -62,7 +65,8 @@ KINDS: Mapping[str, type[AnyPolicy]] = MappingProxyType(
     }
 )
 _SUPPORTS = (0.0, 50.0, 100.0, 200.0, 1e6)
-_GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(
+Values = tuple[float | bool, ...]
+_GRIDS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
     {
         "tier": {"minimum_support": _SUPPORTS},
         "competence": {"cost_weight": (0.0, 0.01, 0.02, 0.05, 0.1)},
@@ -77,6 +81,7 @@ _GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(
         "consult": {"escalate_below": tuple(round(0.1 * i, 1) for i in range(3, 11))},
     }
 )
+_UNFAMILIAR = (0.1, 0.2, 0.4)
 _FLOOR_STEPS = np.linspace(0, 1, 201)
 
 
@@ -117,15 +122,15 @@ class Fitted:
 
     Args:
         objective: on the very cases it was chosen on; ``cross_fitted``: on held-out folds.
-        compared: kind → cross-fitted objective.
-        grid: key → values tried, of the kind that was chosen.
+        compared: variant (:func:`variant_of`) → cross-fitted objective.
+        grid: key → values tried, of the variant that was chosen.
     """
 
     policy: AnyPolicy
     objective: float
     cross_fitted: float
     compared: dict[str, float]
-    grid: dict[str, list[float]]
+    grid: dict[str, list[float | bool]]
 
 
 def refuse(role: str, wanted: str) -> None:
@@ -147,40 +152,84 @@ def refuse(role: str, wanted: str) -> None:
         )
 
 
-def grid_of(kind: str, colleagues: Sequence[str] = ()) -> list[AnyPolicy]:
-    """Every setting of a kind that is tried, gate and floor off; the default comes first."""
-    keys = _GRIDS[kind]
-    if kind == "consult":
-        whom: list[tuple[str, ...]] = [("specialist",), *((c,) for c in colleagues)]
-        if colleagues:
-            whom.append(("specialist", *colleagues))
-        tried = [
-            ConsultPolicy(alpha=0.0, colleagues=who, escalate_below=level)
-            for who in whom
-            for level in keys["escalate_below"]
-        ]
-        return list(dict.fromkeys((ConsultPolicy(alpha=0.0), *tried)))
-    default = KINDS[kind](alpha=0.0)
-    settings = [dict(zip(keys, values, strict=True)) for values in product(*keys.values())]
-    out = [default]
-    for s in settings:
-        values = {k: int(v) if k == "minimum_support" else v for k, v in s.items()}
-        config = KINDS[kind](alpha=0.0, **values)
-        if config != default:
-            out.append(config)
+def variants(
+    kinds: Sequence[str] = tuple(KINDS), *, alpha: float = 0.0, referral: float = 0.0
+) -> dict[str, tuple[str, dict[str, Values]]]:
+    """Name → kind and key → values tried; simplest first.
+
+    A kind stands by itself and once more with each set of the options that are off by default,
+    so that an option is taken only where held-out folds are better off with it.
+
+    Args:
+        alpha: the gate; a p-value up to it is novel, so escalating there would do nothing.
+        referral: what a case left to a person is worth.  At 0 nothing is gained by leaving one,
+            so no option that does is tried.
+    """
+    out: dict[str, tuple[str, dict[str, Values]]] = {}
+    for kind in kinds:
+        options: dict[str, Values] = {}
+        if kind == "cascade":
+            options["escalate_unfamiliar"] = tuple(u for u in _UNFAMILIAR if u > alpha)
+        if kind == "cascade" and referral:
+            options["refer_disagreement"] = (True,)
+        if kind == "competence" and referral:
+            # a case is left to a perfect reader where P(correct) is below what that is worth
+            options["person_cost"] = (round(1 - referral, 6),)
+        options = {k: v for k, v in options.items() if v}
+        for n in range(len(options) + 1):
+            for names in combinations(options, n):
+                keys = {k: options[k] for k in names} | dict(_GRIDS[kind])
+                out[" + ".join((kind, *names))] = (kind, keys)
     return out
 
 
+def variant_of(policy: AnyPolicy) -> str:
+    """The name, as in :func:`variants`, of what a fitted policy is one of."""
+    default = KINDS[policy.kind]()
+    options = ("escalate_unfamiliar", "refer_disagreement", "person_cost")
+    on = (k for k in options if getattr(policy, k, None) != getattr(default, k, None))
+    return " + ".join((policy.kind, *on))
+
+
+def grid_of(
+    kind: str, keys: Mapping[str, Values], colleagues: Sequence[str] = ()
+) -> list[AnyPolicy]:
+    """Every setting of a kind that is tried, gate and floor off; the default first if it is one."""
+    settings: list[dict[str, object]] = [
+        dict(zip(keys, values, strict=True)) for values in product(*keys.values())
+    ]
+    if kind == "consult":
+        settings = [{"colleagues": who} | s for who in _asked(colleagues) for s in settings]
+    tried = [KINDS[kind].model_validate({"alpha": 0.0} | s) for s in settings]
+    default = KINDS[kind](alpha=0.0)
+    return list(dict.fromkeys([default, *tried] if default in tried else tried))
+
+
+def _asked(colleagues: Sequence[str]) -> list[tuple[str, ...]]:
+    """Whom ``consult`` may ask: the specialist, each colleague, all of them."""
+    each: list[tuple[str, ...]] = [("specialist",), *((c,) for c in colleagues)]
+    return [*each, ("specialist", *colleagues)] if colleagues else each
+
+
 def fit_policy(
-    seen: Seen, kinds: Sequence[str] = tuple(KINDS), *, price: float = 0.0, folds: int = FOLDS
+    seen: Seen,
+    kinds: Sequence[str] = tuple(KINDS),
+    *,
+    alpha: float = 0.0,
+    price: float = 0.0,
+    referral: float = 0.0,
+    folds: int = FOLDS,
 ) -> Fitted:
     """Choose kind and thresholds on tune: accuracy macro over modalities − price · further calls.
 
     Args:
+        alpha: the gate that the policy will serve with: only cases that it leaves are counted.
         price: accuracy given up for a second call on a case.
+        referral: what a case left to a person is worth, in right answers; it is added to the
+            accuracy.  0: a case that nobody answers counts as one answered wrongly.
 
     Raises:
-        UserError: cases of another role than ``tune``, or none with a truth.
+        UserError: cases of another role than ``tune``, or none with a truth that the gate leaves.
     """
     refuse(seen.role, "tune")
     if not seen.frame.scored.any():
@@ -188,22 +237,30 @@ def fit_policy(
             "no tune case has a task and a truth, so no policy can be chosen",
             hint="give some cases of role tune a task, a label and options",
         )
+    left = seen.frame.scored & ~is_novel(seen.recording.assessments, alpha)
+    if not left.any():
+        raise UserError(
+            f"the gate at alpha {alpha:g} holds every tune case back, so no policy can be chosen",
+            hint="curbside policy fit --alpha 0.05 --out policy.yaml",
+        )
     fold = np.random.default_rng(0).permutation(seen.frame.n_groups)[seen.frame.group] % folds
     found: dict[str, tuple[float, float, AnyPolicy]] = {}
-    for kind in kinds:
-        configs = grid_of(kind, seen.colleagues)
+    tried = variants(kinds, alpha=alpha, referral=referral)
+    every = _macro(seen.frame, left)
+    for name, (kind, keys) in tried.items():
+        configs = grid_of(kind, keys, seen.colleagues)
         replayed = seen.replayed(configs)
-        worth = replayed.right - price * np.maximum(replayed.calls - 1, 0)
-        whole = _macro(seen.frame, np.ones(len(seen.frame), bool)) @ worth
+        worth = replayed.right + referral * (1 - replayed.answered)
+        worth -= price * np.maximum(replayed.calls - 1, 0)
         held_out = np.zeros(len(seen.frame), np.float32)
         for k in range(folds):
-            rest, own = fold != k, fold == k
-            if own.any():
+            rest, own = left & (fold != k), left & (fold == k)
+            if own.any() and rest.any():
                 chosen = int((_macro(seen.frame, rest) @ worth).argmax())
                 held_out[own] = worth[own, chosen]
-        cross = float(_macro(seen.frame, np.ones(len(seen.frame), bool)) @ held_out)
+        whole = every @ worth
         at = int(whole.argmax())
-        found[kind] = (cross, float(whole[at]), configs[at])
+        found[name] = (float(every @ held_out), float(whole[at]), configs[at])
     best = max(found, key=lambda k: found[k][0])
     cross, objective, policy = found[best]
     return Fitted(
@@ -211,7 +268,7 @@ def fit_policy(
         objective,
         cross,
         {k: v[0] for k, v in found.items()},
-        {k: [float(x) for x in v] for k, v in _GRIDS[best].items()},
+        {k: list(v) for k, v in tried[best][1].items()},
     )
 
 

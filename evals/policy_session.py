@@ -42,14 +42,16 @@ def fit_built(
     kinds: Sequence[str] = tuple(KINDS),
     alpha: float = 0.05,
     price: float = 0.0,
+    referral: float = 0.0,
     risk: float | None = None,
 ) -> tuple[AnyPolicy, PolicyProvenance]:
     """Fit on the tune cases of what was built; certify a floor on its calibration cases.
 
     Args:
         role: where to fit; anything but ``tune`` is refused.
-        alpha: novelty gate of the policy that is written.
+        alpha: novelty gate of the policy that is written; what it holds back is not counted.
         price: accuracy given up for a second call on a case.
+        referral: what a case left to a person is worth, in right answers.
         risk: error rate among answered cases that the floor must keep; None: no floor.
 
     Raises:
@@ -59,7 +61,7 @@ def fit_built(
     refuse(role, "tune")
     built, fleet = open_built(workspace), served_fleet(workspace)
     seen, cases = _tune(built, fleet)
-    fitted = fit_policy(seen, kinds, price=price)
+    fitted = fit_policy(seen, kinds, alpha=alpha, price=price, referral=referral)
     policy = fitted.policy.model_copy(update={"alpha": alpha})
     floor = "none: set by hand where wanted"
     if risk is not None:
@@ -72,7 +74,10 @@ def fit_built(
             f"{1 - found.delta:g} at most {found.epsilon:g} of what is answered is wrong "
             f"(observed {found.risk[at]:.3f} at coverage {found.coverage[at]:.3f})"
         )
-    return policy, _provenance(fitted, seen, cases, built, fleet, price, floor)
+    objective = f"accuracy, macro over modalities, of what the gate at {alpha:g} leaves"
+    objective += f" − {price:g} a further call" if price else ""
+    objective += f" + {referral:g} a case left to a person" if referral else ""
+    return policy, _provenance(fitted, seen, cases, built, fleet, objective, floor)
 
 
 def risk_curve(workspace: Workspace, *, delta: float = DELTA) -> tuple[Point, ...]:
@@ -111,10 +116,9 @@ def _provenance(
     cases: Cases,
     built: Built,
     fleet: TunedFleet,
-    price: float,
+    objective: str,
     floor: str,
 ) -> PolicyProvenance:
-    further = f" − {price:g} a further call" if price else ""
     return PolicyProvenance(
         role=seen.role,
         cases=cases.digest,
@@ -122,7 +126,7 @@ def _provenance(
         n_groups=seen.frame.n_groups,
         fleet=fleet.fleet.fingerprint,
         index=built.assessor.index_digest,
-        objective="accuracy, macro over modalities, gate off" + further,
+        objective=objective,
         grid=fitted.grid,
         fitted=round(fitted.objective, 6),
         cross_fitted=round(fitted.cross_fitted, 6),

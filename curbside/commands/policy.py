@@ -34,6 +34,10 @@ def policy_fit(
     price: Annotated[
         float, typer.Option(min=0, help="Accuracy given up for a second call on a case.")
     ] = 0.0,
+    referral: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="What a case left to a person is worth, in right answers."),
+    ] = 0.0,
     risk: Annotated[
         float | None,
         typer.Option(min=0.001, max=0.999, help="Error rate that a certified floor must keep."),
@@ -46,7 +50,7 @@ def policy_fit(
     """Choose a policy and its thresholds on tune, certify its floor, write both with provenance."""
     from curbside.config import load_config, save_policy
     from curbside.errors import UserError
-    from curbside.evals.fit import KINDS, refuse
+    from curbside.evals.fit import KINDS, refuse, variant_of
     from curbside.evals.policy_session import fit_built
     from curbside.home import config_path, home
     from curbside.router.workspace import Workspace
@@ -57,13 +61,21 @@ def policy_fit(
         raise UserError(f"no policy kind {unknown[0]!r}; valid: {', '.join(KINDS)}")
     workspace = Workspace(home(), load_config(config or config_path()))
     policy, provenance = fit_built(
-        workspace, role=role, kinds=tuple(kind or KINDS), alpha=alpha, price=price, risk=risk
+        workspace,
+        role=role,
+        kinds=tuple(kind or KINDS),
+        alpha=alpha,
+        price=price,
+        referral=referral,
+        risk=risk,
     )
     save_policy(policy, provenance, out)
     typer.echo(f"fitted on {provenance.n_cases} tune cases in {provenance.n_groups} groups")
+    typer.echo(f"  objective: {provenance.objective}")
+    wide = max(map(len, provenance.compared))
     for name, value in sorted(provenance.compared.items(), key=lambda x: -x[1]):
-        mark = "▶" if name == policy.kind else " "
-        typer.echo(f"{mark} {name:<12} {100 * value:.1f} %  cross-fitted")
+        mark = "▶" if name == variant_of(policy) else " "
+        typer.echo(f"{mark} {name:<{wide}}  {100 * value:.1f} %  cross-fitted")
     settings = policy.model_dump(exclude={"kind"})
     typer.echo("  " + ", ".join(f"{k} {_value(v)}" for k, v in settings.items()))
     typer.echo(f"  floor: {provenance.floor_from}")

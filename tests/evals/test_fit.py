@@ -30,6 +30,8 @@ from curbside.evals.fit import (
     fit_policy,
     grid_of,
     refuse,
+    variant_of,
+    variants,
 )
 from curbside.evals.replay import Recording
 from curbside.evals.session import refuse_seen
@@ -66,7 +68,7 @@ def test_ties_go_to_the_default_and_to_the_simplest_kind(plant):
     world = plant(lambda a, m: 1.0, per=40)
     fitted = fit_policy(seen(world))
     assert fitted.policy == TierPolicy(alpha=0)
-    assert set(fitted.compared) == set(KINDS)
+    assert list(fitted.compared) == list(variants())
     assert fitted.cross_fitted == pytest.approx(1)
 
 
@@ -102,13 +104,85 @@ def test_nothing_to_choose_on_is_said(good_specialists):
         fit_policy(bare)
 
 
-def test_every_setting_of_a_grid_is_valid_and_distinct():
-    for kind in KINDS:
-        configs = grid_of(kind)
+def strange(plant, at: float) -> Seen:
+    """The specialist is wrong up to the p-value ``at``; the generalist, always surer, elsewhere."""
+    whole = seen(plant(lambda a, m: 1.0, per=120, rare=(), novel=()))
+    facts, matrix = whole.recording.assessments, whole.recording.matrix
+    general = np.array([a.startswith("generalist") for a in matrix.agents])
+    right = (facts.p_value <= at)[:, None] == general
+    sure = np.broadcast_to(np.where(general, 0.9, 0.8), right.shape).astype(np.float32)
+    choice = np.where(right, matrix.truth[:, None], (matrix.truth[:, None] + 1) % 3)
+    rest = np.repeat((1 - sure)[..., None] / 2, 3, axis=2)
+    np.put_along_axis(rest, choice[..., None], sure[..., None], axis=2)
+    said = replace(matrix, probabilities=rest.astype(np.float32), confidence=sure)
+    return replace(whole, recording=Recording.of(said, facts, SERVING))
+
+
+def test_escalating_by_familiarity_is_chosen_where_it_tells_who_is_right(plant):
+    fitted = fit_policy(strange(plant, 0.2), ["tier", "cascade"])
+    assert isinstance(fitted.policy, CascadePolicy)
+    assert fitted.policy.escalate_unfamiliar == 0.2 and fitted.policy.escalate_below <= 0.8
+    assert fitted.objective == fitted.cross_fitted == pytest.approx(1)
+    assert fitted.compared["tier"] < 0.9
+    assert fitted.grid["escalate_unfamiliar"] == [0.1, 0.2, 0.4]
+    assert "refer_disagreement" not in fitted.grid
+    assert fitted.compared["cascade"] < 0.9 and variant_of(fitted.policy) in fitted.compared
+
+
+def test_cases_that_the_gate_holds_back_choose_nothing(plant):
+    # familiarity tells who is right only where the gate refers: there nobody answers
+    fitted = fit_policy(strange(plant, 0.2), alpha=0.2)
+    assert fitted.policy == TierPolicy(alpha=0)
+    assert fitted.objective == pytest.approx(1)
+    cascade = fit_policy(strange(plant, 0.2), ["cascade"], alpha=0.15)
+    assert cascade.grid["escalate_unfamiliar"] == [0.2, 0.4]
+    with pytest.raises(UserError, match="holds every tune case back"):
+        fit_policy(strange(plant, 0.2), alpha=0.9999)
+
+
+def test_where_familiarity_tells_nothing_it_is_left_alone(plant):
+    fitted = fit_policy(strange(plant, -1.0), ["cascade"])
+    assert fitted.policy == CascadePolicy(alpha=0)
+
+
+def test_what_a_referral_is_worth_decides_whether_disagreement_goes_to_a_person(plant):
+    whole = seen(plant(lambda a, m: 0.6, per=80))
+    nothing, much = (fit_policy(whole, ["cascade"], referral=r) for r in (0.0, 0.9))
+    assert isinstance(nothing.policy, CascadePolicy) and isinstance(much.policy, CascadePolicy)
+    assert not nothing.policy.refer_disagreement
+    assert much.policy.refer_disagreement
+    assert much.grid["refer_disagreement"] == [True]
+    assert much.compared[variant_of(much.policy)] > much.compared["cascade"] + 0.05
+    # by hand: what is answered rightly, and 0.9 for each case that is not answered
+    replayed = whole.replayed([much.policy])
+    worth = replayed.right[:, 0] + 0.9 * (1 - replayed.answered[:, 0])
+    by = [worth[whole.frame.modality == m].mean() for m in np.unique(whole.frame.modality)]
+    assert much.objective == pytest.approx(np.mean(by), abs=1e-5)
+    assert 0 < replayed.answered.mean() < 1
+
+
+def test_competence_leaves_to_a_person_what_is_worth_less_than_a_referral(plant):
+    whole = seen(plant(lambda a, m: 0.6, per=80))
+    low, high = (fit_policy(whole, ["competence"], referral=r) for r in (0.5, 0.9))
+    assert low.policy.person_cost == 1  # 0.6 is worth more than 0.5
+    assert high.policy.person_cost == pytest.approx(0.1)
+    assert high.objective == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("referral", [0.0, 0.375])
+def test_every_setting_of_a_grid_is_valid_and_distinct(referral):
+    tried = variants(referral=referral)
+    assert set(KINDS) <= set(tried)
+    for name, (kind, keys) in tried.items():
+        configs = grid_of(kind, keys)
         assert len({c.model_dump_json() for c in configs}) == len(configs)
-        assert configs[0] == KINDS[kind](alpha=0)
+        assert (configs[0] == KINDS[kind](alpha=0)) == (name == kind)
         assert all(type(c).model_validate(c.model_dump()) == c for c in configs)
-    whom = {c.colleagues for c in grid_of("consult", ("x", "y"))}
+        assert {variant_of(c) for c in configs} == {name}
+    leaving = [n for n in tried if "refer_disagreement" in n or "person_cost" in n]
+    assert len(leaving) == (3 if referral else 0)
+    kind, keys = tried["consult"]
+    whom = {c.colleagues for c in grid_of(kind, keys, ("x", "y"))}
     assert whom == {("specialist",), ("x",), ("y",), ("specialist", "x", "y")}
 
 
@@ -193,7 +267,7 @@ PROVENANCE = PolicyProvenance(
     fleet="f",
     index="i",
     objective="accuracy",
-    grid={"weight": [0.1, 0.2]},
+    grid={"refer_disagreement": [False, True], "weight": [0.1, 0.2]},
     fitted=0.8,
     cross_fitted=0.7,
     compared={"average": 0.7},
@@ -207,6 +281,7 @@ def test_a_policy_file_keeps_where_it_comes_from(tmp_path: Path):
     path = tmp_path / "policy.yaml"
     save_policy(AveragePolicy(weight=0.2), PROVENANCE, path)
     assert load_policy_file(path) == (AveragePolicy(weight=0.2), PROVENANCE)
+    assert load_policy_file(path)[1].grid["refer_disagreement"][0] is False
     assert load_policy(path) == AveragePolicy(weight=0.2)
     path.write_text(path.read_text().replace("cross_fitted", "crossfitted"))
     with pytest.raises(ConfigError, match="crossfitted"):

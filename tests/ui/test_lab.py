@@ -268,7 +268,9 @@ def test_sliders_replay_at_once_and_list_what_moves(opened, lab_home):
     assert any("Every agent costs the same" in c.value for c in app.caption)
     app.radio(key="lab_kind").set_value("cascade").run()
     assert app.slider(key="lab_second")
+    assert "lab_unfamiliar" in {w.key for w in app.slider}
     app.radio(key="lab_kind").set_value("average").run()
+    assert "lab_differ" not in {w.key for w in app.toggle}
     app.slider(key="lab_weight").set_value(0.9).run()
     assert "lab_second" not in {w.key for w in app.slider}
     app.radio(key="lab_kind").set_value("consult").run()
@@ -276,6 +278,23 @@ def test_sliders_replay_at_once_and_list_what_moves(opened, lab_home):
     assert asked.options == ["specialist"] and asked.value == ["specialist"]
     asked.set_value([]).run()
     assert any("the specialist is asked" in c.value for c in app.caption)
+    assert not app.exception
+
+
+def test_a_cascade_can_escalate_by_familiarity_and_leave_disagreement_to_a_person(
+    opened, lab_home, run
+):
+    app = opened("lab", run="one")
+    app.radio(key="lab_kind").set_value("cascade").run()
+    app.slider(key="lab_second").set_value(0.0).run()
+    assert "held: disagreement" not in str([d.value.to_dict() for d in app.dataframe])
+    app.slider(key="lab_unfamiliar").set_value(0.5)
+    app.toggle(key="lab_differ").set_value(True).run()
+    assert "held: disagreement" in str([d.value.to_dict() for d in app.dataframe])
+    setting = Setting("cascade", minimum_support=1, escalate_below=0, escalate_unfamiliar=0.5,
+                      refer_disagreement=True)  # fmt: skip
+    t = tally(run, replay(run, setting))
+    assert f"{t.calls:.2f}" in words(app) and f"{100 * t.answered:.1f} %" in words(app)
     assert not app.exception
 
 

@@ -214,6 +214,23 @@ def _own_sliders(run: Run, base: Setting, kind: str) -> dict[str, Any]:
             0.01,
             key="lab_second",
         )
+    if Setting.has(kind, "escalate_unfamiliar"):
+        out["escalate_unfamiliar"] = st.slider(
+            "… or at this p-value or below",
+            0.0,
+            0.6,
+            base.escalate_unfamiliar,
+            0.01,
+            key="lab_unfamiliar",
+            help="However sure the first reader is. 0 never asks for this; values up to α do "
+            "nothing, since such a case is novel.",
+        )
+    if Setting.has(kind, "refer_disagreement"):
+        out["refer_disagreement"] = st.toggle(
+            "A person reads where the two differ",
+            base.refer_disagreement,
+            key="lab_differ",
+        )
     if Setting.has(kind, "weight"):
         out["weight"] = st.slider(
             "Weight of the specialist in the mean", 0.01, 0.99, base.weight, 0.01, key="lab_weight"
