@@ -9,7 +9,6 @@ goes on where it stopped, and what was built before serves until then.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 
 from curbside import __version__
@@ -18,7 +17,6 @@ from curbside.agents.fleet import Fleet
 from curbside.agents.read_all import read_all
 from curbside.cases import Cases
 from curbside.config import Config, model_digest
-from curbside.errors import IndexCorrupt, NotBuilt
 from curbside.indexes.features import Features
 from curbside.router.growth import Withheld
 from curbside.router.out_of_fold import read_out_of_fold
@@ -50,9 +48,8 @@ def build_home(workspace: Workspace, cases: Cases) -> None:
     if built is None:
         test = cases.take(cases.where(role="test"))
         withheld = Withheld.of(test, [_image_digest(c.image) for c in test])
-        with suppress(NotBuilt, IndexCorrupt, OSError):
-            # a version's own cases name no test case, but a build from them forgets none
-            withheld = withheld.joined(workspace.withheld())
+        # a version's own cases name no test case, but a build from them forgets none
+        withheld = withheld.joined(workspace.ever_withheld())
         built = make_version(workspace, known, features, withheld, made_of=version_mark)
     elif workspace.versions.serves(built):
         return  # cases that were added since stay

@@ -122,7 +122,8 @@ def onboard(
     if len(groups) < 4:
         raise UserError(
             f"{len(mine)} usable cases in {len(groups)} groups of modality {modality!r} are too "
-            f"few; modalities of the manifest: {', '.join(sorted(set(cases.modalities) - {''}))}"
+            f"few; modalities of the manifest: {', '.join(sorted(set(cases.modalities) - {''}))}",
+            hint="name one of these, with cases of four groups or more",
         )
     told = _told(workspace, mine)
     found = []

@@ -43,8 +43,9 @@ __all__ = [
 ]
 
 CASES_FILE, TUNE_FILE, WITHHELD_FILE = "cases.jsonl", "tune.parquet", "withheld.json"
-_FACTS_FILE = "version.json"
+_FACTS_FILE, _SERVING_FILE = "version.json", "serving.json"
 _BUILD = "curbside build --cases MANIFEST (or make demo)"
+_MEND = "curbside index rollback, or curbside build --cases MANIFEST"
 _LEFT_OVER_AFTER_S = 3600.0
 
 
@@ -116,10 +117,15 @@ class VersionStore:
     # -- what there is ----------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """Whole versions, oldest first."""
+        """Versions that are there, oldest first; those whose facts cannot be read before all."""
         found = [p.parent.name for p in self.folder.glob(f"versions/*/{_FACTS_FILE}")]
-        found = [n for n in found if not n.startswith(".")]
-        return sorted(found, key=lambda n: (self.facts(n).created, n))
+
+        def when(name: str) -> str:
+            with suppress(IndexCorrupt):
+                return self.facts(name).created
+            return ""
+
+        return sorted((n for n in found if not n.startswith(".")), key=lambda n: (when(n), n))
 
     def path(self, name: str) -> Path:
         """Folder of a version.
@@ -152,17 +158,14 @@ class VersionStore:
         found = {n: d for n, d in tree_digest(where).items() if n != _FACTS_FILE}
         if found != expected:
             differ = sorted(n for n in {*found, *expected} if found.get(n) != expected.get(n))
-            raise IndexCorrupt(
-                f"index version {name} is damaged: {', '.join(differ)}",
-                hint="curbside index rollback, or curbside build",
-            )
+            raise IndexCorrupt(f"index version {name} is damaged: {', '.join(differ)}", hint=_MEND)
         return where
 
     # -- which one serves -------------------------------------------------------------------
 
     def serving(self) -> Serving:
         """Which version serves, and what served before.  Raises NotBuilt, IndexCorrupt."""
-        path = self.folder / "serving.json"
+        path = self.folder / _SERVING_FILE
         if not path.is_file():
             raise NotBuilt(f"no index was built in {self.folder}", hint=_BUILD)
         return _read(path, Serving)
@@ -171,8 +174,27 @@ class VersionStore:
         """Name of the version that serves.  Raises NotBuilt, IndexCorrupt."""
         return self.serving().history[-1].version
 
+    def opened(self) -> Path:
+        """Folder of the version that serves, verified.
+
+        Raises:
+            NotBuilt: nothing was built.
+            IndexCorrupt: it is not there any more, or not as it was written.
+        """
+        name = self.current()
+        if not (self.folder / "versions" / name / _FACTS_FILE).is_file():
+            there = ", ".join(self.names()) or "none"
+            raise IndexCorrupt(
+                f"index version {name} serves, but it is not whole or not there any more; "
+                f"versions: {there}",
+                hint=_MEND,
+            )
+        return self.check(name)
+
     def serve(self, name: str, how: Literal["build", "promote"], why: str = "") -> None:
         """From now on this version is opened; one atomic write.
+
+        A build starts a history where that cannot be read, and keeps it beside.
 
         Raises:
             UserError, IndexCorrupt: it is not there, or not whole.
@@ -182,6 +204,13 @@ class VersionStore:
             before = self.serving()
         except NotBuilt:
             before = Serving(history=())
+        except IndexCorrupt:
+            if how != "build":
+                raise
+            before = Serving(history=())
+            path = self.folder / _SERVING_FILE
+            with suppress(OSError):  # where renaming fails, writing fails too and says so
+                path.replace(path.with_suffix(".damaged.json"))
         old = before.history[-1].version if before.history else None
         back = before.back if old in (None, name) else (*before.back, str(old))
         self._write(Served(version=name, how=how, why=why), before, back)
@@ -206,17 +235,21 @@ class VersionStore:
 
     def _write(self, served: Served, before: Serving, back: tuple[str, ...]) -> None:
         serving = Serving(history=(*before.history, served), back=back)
-        write_text(self.folder / "serving.json", serving.model_dump_json(indent=1) + "\n")
+        write_text(self.folder / _SERVING_FILE, serving.model_dump_json(indent=1) + "\n")
 
     def made_of(self, mark: str) -> str | None:
-        """The version made of this, if there is one."""
-        return next((n for n in self.names() if self.facts(n).made_of == mark), None)
+        """The version made of this, if there is one that is whole."""
+        for name in self.names():
+            with suppress(IndexCorrupt):
+                if self.facts(name).made_of == mark:
+                    return self.check(name).name
+        return None
 
     def serves(self, name: str) -> bool:
-        """Whether this version serves, or one that was grown from it."""
+        """Whether this version serves, or one that was grown from it; whole, that is."""
         try:
-            at: str | None = self.current()
-        except NotBuilt:
+            at: str | None = self.opened().name
+        except (NotBuilt, IndexCorrupt):
             return False
         while at is not None and at != name:
             at = self.facts(at).parent
@@ -228,7 +261,7 @@ class VersionStore:
     def adding(self, facts: VersionFacts) -> Iterator[Path]:
         """Yield an empty folder to fill; it becomes the version when the block ends well.
 
-        A version that is there already, whole, is left as it is.
+        What is left of a damaged version of that name is replaced.
 
         Raises:
             StorageError: the disk is full; versions that are there are untouched.

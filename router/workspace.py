@@ -7,6 +7,7 @@ Nothing is built here: :mod:`curbside.router.building` makes fleet and first ver
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from curbside.agents.opening import open_fleet
 from curbside.agents.tasks import options_by_task, tasks_by_modality
 from curbside.cases import Cases, read_cases
 from curbside.config import Config
-from curbside.errors import IndexMismatch
+from curbside.errors import IndexCorrupt, IndexMismatch
 from curbside.indexes.assess import Assessor
 from curbside.indexes.competence import Competence
 from curbside.indexes.encoder import load_encoder
@@ -62,7 +63,7 @@ class Workspace:
         Raises:
             NotBuilt, UserError, IndexCorrupt: see :class:`VersionStore`.
         """
-        return self.versions.check(self._asked or self.versions.current())
+        return self.versions.check(self._asked) if self._asked else self.versions.opened()
 
     @cached_property
     def source(self) -> FeatureSource:
@@ -208,7 +209,15 @@ class Workspace:
 
     def withheld(self) -> Withheld:
         """What this version may never learn from.  Raises NotBuilt, IndexCorrupt, OSError."""
-        return Withheld.from_json((self.version_folder / WITHHELD_FILE).read_text("utf-8"))
+        return _withheld(self.version_folder)
+
+    def ever_withheld(self) -> Withheld:
+        """What any version here may never learn from; one that cannot be read is passed by."""
+        every = Withheld()
+        for name in self.versions.names():
+            with suppress(IndexCorrupt, OSError, UnicodeDecodeError):
+                every = every.joined(_withheld(self.versions.path(name)))
+        return every
 
     def other_outcomes(self) -> Outcomes | None:
         """Out-of-fold readings that competence learned from; reviewed cases are the ledger's."""
@@ -242,6 +251,10 @@ class Workspace:
         """Choose and verify the version again when it is next asked for."""
         for name in ("version_folder", "_assessor"):
             self.__dict__.pop(name, None)
+
+
+def _withheld(version: Path) -> Withheld:
+    return Withheld.from_json((version / WITHHELD_FILE).read_text("utf-8"))
 
 
 def tune_rows(cases: Cases) -> NDArray[np.intp]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,32 @@ def test_what_a_killed_run_left_is_swept_after_an_hour(store: VersionStore) -> N
 def test_the_facts_are_plain_json(store: VersionStore) -> None:
     body = json.loads((store.path("one") / "version.json").read_text())
     assert set(body["files"]) == {"index/vectors", "cases.jsonl"}
+
+
+def test_a_version_whose_facts_cannot_be_read_hides_no_other(store: VersionStore) -> None:
+    (store.path("two") / "version.json").write_text("{")
+    assert set(store.names()) == {"one", "two", "three"}
+    assert store.made_of("mark-three") == "three"
+    assert store.made_of("mark-two") is None
+    assert store.opened().name == "one"
+    with pytest.raises(IndexCorrupt, match=r"version\.json"):
+        store.promote("two", without_gate="x")
+    store.promote("three", without_gate="x")
+
+
+def test_a_version_that_serves_and_is_gone_is_damage_not_a_wrong_name(store: VersionStore) -> None:
+    shutil.rmtree(store.path("one"))
+    with pytest.raises(IndexCorrupt, match=r"one serves, but .* any more; versions: two, three"):
+        store.opened()
+    assert not store.serves("one")
+    store.promote("two", without_gate="x")
+    assert store.opened().name == "two"
+
+
+def test_a_build_keeps_a_history_that_it_cannot_read(store: VersionStore) -> None:
+    (store.folder / "serving.json").write_text("{")
+    with pytest.raises(IndexCorrupt, match=r"serving\.json"):
+        store.serve("two", "promote")
+    store.serve("two", "build")
+    assert store.current() == "two"
+    assert (store.folder / "serving.damaged.json").read_text() == "{"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from tests_growing_world import SIZES, config, open_workspace, write_manifest
 
 from curbside.cases import read_cases
-from curbside.errors import IndexCorrupt, IndexMismatch, UserError
+from curbside.errors import IndexCorrupt, IndexMismatch, NotBuilt, UserError
 from curbside.router.adding import add_cases
 from curbside.router.building import build_home
 from curbside.router.workspace import Workspace
@@ -201,3 +202,33 @@ def test_no_query_fails_while_versions_are_swapped(home: Path) -> None:
     for r in readers:
         r.join()
     assert failed == []
+
+
+@pytest.mark.parametrize(
+    "damage", ["flip", "no facts", "gone", "pointer", "no pointer", "bad facts"]
+)
+def test_the_command_that_the_error_names_mends_a_damaged_home(home: Path, damage: str) -> None:
+    folder, before = open_workspace(home).version_folder, answers(open_workspace(home))
+    pointer = home / "index" / "serving.json"
+    if damage == "flip":
+        vectors = folder / "index" / "vectors.faiss"
+        raw = bytearray(vectors.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        vectors.write_bytes(raw)
+    elif damage == "no facts":
+        (folder / "version.json").unlink()
+    elif damage == "bad facts":
+        (folder / "version.json").write_text("{")
+    elif damage == "gone":
+        shutil.rmtree(folder)
+    elif damage == "pointer":
+        pointer.write_text("{")
+    else:
+        pointer.unlink()
+    with pytest.raises(
+        NotBuilt if damage == "no pointer" else IndexCorrupt, match="curbside build"
+    ):
+        answers(open_workspace(home))
+    build_home(open_workspace(home), read_cases(home.parent / "pictures" / "manifest.csv"))
+    assert (answers(open_workspace(home)) == before).all()
+    assert open_workspace(home).versions.names() == [folder.name]
