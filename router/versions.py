@@ -45,7 +45,7 @@ __all__ = [
 CASES_FILE, TUNE_FILE, WITHHELD_FILE = "cases.jsonl", "tune.parquet", "withheld.json"
 _FACTS_FILE, _SERVING_FILE = "version.json", "serving.json"
 _BUILD = "curbside build --cases MANIFEST (or make demo)"
-_MEND = "curbside index rollback, or curbside build --cases MANIFEST"
+_MEND = "curbside index rollback; or make it again: curbside build --cases MANIFEST, or index add"
 _LEFT_OVER_AFTER_S = 3600.0
 
 

@@ -232,3 +232,21 @@ def test_the_command_that_the_error_names_mends_a_damaged_home(home: Path, damag
     build_home(open_workspace(home), read_cases(home.parent / "pictures" / "manifest.csv"))
     assert (answers(open_workspace(home)) == before).all()
     assert open_workspace(home).versions.names() == [folder.name]
+
+
+def test_a_damaged_version_that_was_added_is_added_again(home: Path) -> None:
+    workspace, cases = open_workspace(home), read_cases(more(home))
+    name, _ = add_cases(workspace, cases)
+    assert name is not None
+    expected = answers(open_workspace(home, name))
+    (workspace.versions.path(name) / "tune.parquet").unlink()
+    with pytest.raises(IndexCorrupt, match=r"damaged: tune\.parquet"):
+        workspace.versions.promote(name, without_gate="a test")
+    assert add_cases(open_workspace(home), cases)[0] == name
+    workspace.versions.promote(name, without_gate="a test")
+    assert (answers(open_workspace(home)) == expected).all()
+    # damaged while it serves: a build serves the version that it makes, which is whole
+    (workspace.versions.path(name) / "tune.parquet").unlink()
+    build_home(open_workspace(home), read_cases(home.parent / "pictures" / "manifest.csv"))
+    assert open_workspace(home).versions.current() != name
+    assert len(answers(open_workspace(home))) == len(expected)
