@@ -24,7 +24,7 @@ FLAT, HNSW = "flat", "hnsw"
 #: At run time its classes take arrays and keywords, which its own types do not know.
 _FAISS: Any = faiss
 #: Candidates kept during a search of the graph, in the order in which they are tried.
-WIDTHS = (64, 128, 256, 512)
+WIDTHS = (64, 128, 256, 512, 1024)
 _LINKS, _BUILD_WIDTH = 32, 80
 _REBUILD = "curbside build"
 #: What OMP_NUM_THREADS says, else the machine's cores; read before anything sets it.

@@ -15,7 +15,7 @@ from curbside.indexes.assess import Assessor
 from curbside.indexes.exchange import Exchange, agreement
 from curbside.indexes.revise import compacted, extended, without
 from curbside.indexes.rows import HeldOut
-from curbside.indexes.vectors import FLAT, HNSW
+from curbside.indexes.vectors import FLAT, HNSW, WIDTHS
 
 GRAPH = Config(index=IndexConfig(kind="hnsw"))
 
@@ -62,7 +62,7 @@ def test_a_case_alone_gets_from_a_graph_what_it_gets_in_a_batch(
 
 
 def test_an_index_that_decides_otherwise_does_not_serve(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(assess_fit, "agreement", lambda a, b: 0.99)
     auto = Config(index=IndexConfig(flat_up_to=50))
@@ -70,7 +70,9 @@ def test_an_index_that_decides_otherwise_does_not_serve(
     assert stays.index.kind == FLAT
     assert stays.exchange is not None
     assert not stays.exchange.passed
-    assert stays.exchange.width == 512  # every width was tried
+    assert stays.exchange.width == WIDTHS[-1]  # every width was tried
+    assert "decides only 99.00%" in caplog.text
+    assert "the exact one serves" in caplog.text
     with pytest.raises(UserError, match=r"decides only 99\.00%") as e:
         Assessor.fit(world.cases, world.features, GRAPH)
     assert "index.kind: flat" in e.value.hint

@@ -16,6 +16,7 @@ from curbside.errors import UserError
 from curbside.readings import CaseRecord, Familiarity, Outcome, Status, Versions
 from curbside.router.building import build_home
 from curbside.router.drift import STATE_FILE, calibration_sample, suspended_strata, watch
+from curbside.router.entries import flags_of
 from curbside.router.ledger import Ledger, open_ledger
 from curbside.router.workspace import Workspace
 from curbside.study import Question, Study
@@ -147,6 +148,8 @@ def test_records_say_that_the_guarantee_is_suspended(
         assert record.familiarity is not None
         assert record.familiarity.stratum in said[0].text
         assert "suspended" in said[0].text
+    # what the worklist, the console and exports show
+    assert ("drift" in flags_of(record)) == bool(said)
 
 
 def test_the_command_prints_a_table_and_exits_with_three_on_drift(
