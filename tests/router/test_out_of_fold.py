@@ -86,3 +86,32 @@ def test_readings_that_are_gone_or_damaged_are_said(tmp_path: Path) -> None:
     (tmp_path / "readings" / "folds.json").write_text("{")
     with pytest.raises(IndexCorrupt, match="out-of-fold readings"):
         load_out_of_fold(tmp_path)
+
+
+def test_a_run_that_is_cut_off_leaves_no_readings_and_the_next_one_makes_the_same(
+    known: tuple[Cases, Features, Any], tmp_path: Path
+) -> None:
+    cases, features, workspace = known
+    seen: list[Path] = []
+
+    def train(some: Cases, theirs: Features, where: Path) -> Any:
+        seen.append(where)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return SimpleNamespace(agents=workspace._fleet.agents)
+
+    def read(fleet: Any, own: Cases, label: str) -> Any:
+        return read_all(fleet.agents, own.studies(), [c.label for c in own], label)
+
+    with pytest.raises(KeyboardInterrupt):
+        read_out_of_fold(cases, features, 3, tmp_path / "cut", train=train, read=read)
+    with pytest.raises(IndexCorrupt, match="out-of-fold readings"):
+        load_out_of_fold(tmp_path / "cut")
+    read_out_of_fold(cases, features, 3, tmp_path / "cut", train=train, read=read)
+    # each fold's fleet is trained where it was before, so that what is there is reused
+    assert [p.name for p in seen] == ["0", "1", "0", "1", "2"]
+    read_out_of_fold(cases, features, 3, tmp_path / "whole", train=train, read=read)
+    cut, whole = (load_out_of_fold(tmp_path / n) for n in ("cut", "whole"))
+    assert cut.fold == whole.fold
+    assert cut.responses.cases == whole.responses.cases
+    assert (cut.responses.correct == whole.responses.correct).all()
