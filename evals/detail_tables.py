@@ -12,6 +12,11 @@ from curbside.evals.table import shown_arms
 
 __all__ = ["Table", "detail_tables", "markdown", "uncorrected"]
 
+#: Said of tables that tell values without their intervals.
+_UNTOLD = (
+    "The values' own intervals, not corrected for their number, are in `details` of `summary.json`."
+)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -108,7 +113,7 @@ def _regret(d: Details) -> Table:
         "by its fault: to the generalist, where the other was right; to the other, where the "
         "generalist was right. H-consult asks its colleague for a mean, whatever the modality. "
         "What two seeds of one model gain over one of them is luck; both wrong is no router's "
-        "fault.",
+        f"fault. {_UNTOLD}",
         (
             "hybrid",
             "other, generalist",
@@ -145,7 +150,8 @@ def _confidence(d: Details) -> Table:
     return Table(
         "How good the confidence of each arm is",
         "Lower is better but for the deferral area (mean net benefit over 0 to 50 % referred), "
-        "accuracy over cases, and recall of labels that must not be missed.",
+        "accuracy over cases, and recall of labels that must not be missed. "
+        f"{_UNTOLD}",
         (
             "arm",
             "AURC",
@@ -235,7 +241,8 @@ def _frontier(d: Details) -> Table:
 def _routes(d: Details) -> Table:
     return Table(
         "Which way cases went",
-        "The hybrid put forward, gates off; accuracy over known cases.",
+        "The hybrid put forward, gates off; accuracy over known cases. "
+        f"{uncorrected(sum(r.ci_low is not None for r in d.routes))}",
         ("route", "cases", "share, %", "accuracy, %", "95 %", "calls", "ms"),
         tuple(
             (
@@ -256,7 +263,9 @@ def _persons(d: Details, hybrid: str) -> Table:
     return Table(
         "When a person should read",
         "The share to refer at which net benefit is highest, if a person is right so often and "
-        "costs so much of one right answer.",
+        "costs so much of one right answer. Share and gate are the best on these very cases, which "
+        "makes the net benefit a little too good; its interval is of that share and gate. "
+        f"{uncorrected(len(d.persons))}",
         ("person right, %", "cost", f"refer under {hybrid}, %", "net benefit", "95 %", "best arm"),
         tuple(
             (

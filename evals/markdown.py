@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from curbside.evals.detail_tables import detail_tables, markdown, uncorrected
 from curbside.evals.schema import ContrastSummary, Control, Summary
-from curbside.evals.table import REGISTERED_ARE, control_cells, lines, rows
+from curbside.evals.table import (
+    CONTROLS_ARE,
+    REGISTERED_ARE,
+    control_cells,
+    lines,
+    rows,
+    shown_controls,
+)
 
 __all__ = ["benchmark_page", "run_page"]
 
@@ -45,6 +52,8 @@ def _page(s: Summary, title: str, made: str) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         *("| " + " | ".join(c.strip() for c in row) + " |" for row in rows(s)),
         "",
+        uncorrected(len(rows(s))),
+        "",
         "```",
         *lines(s),
         "```",
@@ -67,9 +76,11 @@ def _page(s: Summary, title: str, made: str) -> str:
         "",
         "## Controls",
         "",
+        CONTROLS_ARE,
+        "",
         "| control | cases | value | 95 % | held against | |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
-        *(_control(c) for c in s.controls if not c.agent or c.finding == "found"),
+        *(_control(c) for c in shown_controls(s)),
         "",
         *markdown(detail_tables(s)),
         "## Notes",

@@ -17,6 +17,7 @@ from curbside.evals.schema import Summary
 from curbside.evals.shown import Shown
 from curbside.evals.table import (
     AGENT_CONTROLS_ARE,
+    CONTROLS_ARE,
     REGISTERED_ARE,
     agent_controls,
     control_cells,
@@ -25,6 +26,7 @@ from curbside.evals.table import (
     percent,
     rows,
     shown_arms,
+    shown_controls,
     source_of,
     span,
 )
@@ -99,6 +101,7 @@ def render_report(
     return environment.get_template("report.html").render(
         s=summary,
         rows=rows(summary),
+        rows_are=uncorrected(len(rows(summary))),
         lines=lines(summary, agents=False),
         beside=beside,
         beside_are=uncorrected(len(beside)),
@@ -112,6 +115,8 @@ def render_report(
         number=number,
         source=source_of,
         control_cells=control_cells,
+        controls_are=CONTROLS_ARE,
+        controls=shown_controls(summary),
         cards={name: Markup(as_html(page)) for name, page in cards.items()},
         shown=shown,
     )
@@ -138,7 +143,7 @@ def _plots(summary: Summary, histogram: Histogram | None) -> list[tuple[str, str
         ),
         (
             "Accuracy of every arm",
-            "Macro over modalities, gate off, with 95 % intervals.",
+            "Macro over modalities, gate off, with 95 % intervals, not corrected for their number.",
             _accuracy(summary),
         ),
         (

@@ -89,7 +89,9 @@ def leave_one_out(workspace: Workspace, run: LeaveOneOutRun) -> Table:
     """Fit the index without one value at a time; what was left out should look novel.
 
     Held-out cases are those of role train and tune with the value; known ones are the other
-    tune cases.  For a source, modalities stay known: there the share referred is harm.
+    tune cases, for a label those of its modality (beside easier modalities it would look strange
+    or familiar whatever the finding).  For a source, modalities stay known: there the share
+    referred is harm.
     """
     from curbside.indexes.assess import Assessor
     from curbside.indexes.assess_fit import without_note
@@ -123,7 +125,10 @@ def leave_one_out(workspace: Workspace, run: LeaveOneOutRun) -> Table:
                 None if views is None else views.among(kept),
             )
         out = np.flatnonzero(pool & ~rest)
-        known = np.flatnonzero((cases.roles == "tune") & features.usable & rest)
+        beside = (cases.roles == "tune") & features.usable & rest
+        if run.of == "label":
+            beside &= np.isin(cases.modalities, cases.modalities[out])
+        known = np.flatnonzero(beside)
         a, b = assessor.assess(features.pooled[out]), assessor.assess(features.pooled[known])
         rows.append(
             [
@@ -132,19 +137,20 @@ def leave_one_out(workspace: Workspace, run: LeaveOneOutRun) -> Table:
                 len(known),
                 _auroc(a, b),
                 float((a.p_value <= alpha).mean()),
-                float((b.p_value <= alpha).mean()),
+                float((b.p_value <= alpha).mean()) if len(known) else None,
                 _recognised(a, cases.modalities[out]) if run.of != "modality" else None,
             ]
         )
     numbers = [[float(v) if isinstance(v, float) else np.nan for v in r[3:]] for r in rows]
     mean: list[Cell] = [None if np.isnan(v) else float(v) for v in _means(numbers)]
-    rows.append(["mean, in all", sum(_int(r[1]) for r in rows), _int(rows[0][2]), *mean])
+    rows.append(["mean, in all", sum(_int(r[1]) for r in rows), None, *mean])
     columns = [run.of, "held out", "known", "AUROC", "referred", "known referred", "recognised"]
     notes = [
         f"referred: p-value at or below α = {alpha:g}; recognised: modality of held-out cases",
         "a held-out source is not novel: what is referred there is the price of another scanner"
         if run.of == "source"
         else f"a held-out {run.of} was never seen: what is not referred would be answered",
+        "known: the other tune cases" + (" of the label's modality" if run.of == "label" else ""),
     ]
     return f"role train and tune, {len(chosen)} of {len(counts)} values", columns, rows, notes
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGENT_CONTROLS_ARE",
+    "CONTROLS_ARE",
     "REGISTERED_ARE",
     "AgentControls",
     "agent_controls",
@@ -20,6 +21,7 @@ __all__ = [
     "print_summary",
     "rows",
     "shown_arms",
+    "shown_controls",
     "source_of",
 ]
 
@@ -135,6 +137,11 @@ def _non_inferior(shown: bool | None, margin: float) -> str:
     return f", {'' if shown else 'not shown to be '}non-inferior ({100 * margin:g} points)"
 
 
+def shown_controls(summary: Summary) -> list[Control]:
+    """Those of the whole run, and of single agents only what was found."""
+    return [c for c in summary.controls if not c.agent or c.finding == "found"]
+
+
 def control_cells(c: Control) -> tuple[str, ...]:
     """Name, cases, value, interval, level and finding, in per cent."""
 
@@ -209,6 +216,11 @@ def agent_controls(summary: Summary) -> AgentControls:
 REGISTERED_ARE = (
     "Conclusions rest on p after Holm over P1 and P2; the 95 % intervals are each its own, before "
     "that correction."
+)
+#: Said above the controls.
+CONTROLS_ARE = (
+    "The 95 % intervals are each its own, not corrected for their number; what is found of a "
+    "single agent rests on a bound that is."
 )
 #: What the columns of :func:`agent_controls` are.
 AGENT_CONTROLS_ARE = (

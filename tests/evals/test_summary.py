@@ -234,6 +234,13 @@ def test_tables_of_details_are_in_the_report_and_in_markdown(summary):
     page = render_report(summary)
     for t in tables:
         assert t.title in page
+        # whoever reads many intervals side by side is told that none is adjusted
+        values_alone = t.title == "What each arm takes and brings"
+        assert ("not corrected for their number" in t.about) != values_alone, t.title
+    said = {t.title: t.about for t in tables}
+    assert f"({len(summary.details.persons)})" in said["When a person should read"]
+    assert f"({len(summary.details.routes)})" in said["Which way cases went"]
+    assert f"not corrected for their number ({len(rows(summary))})" in page
     text = "\n".join(markdown(tables))
     assert text.count("| --- |") == len(tables)
     # P2 is the mean of what is told budget by budget

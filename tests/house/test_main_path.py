@@ -261,12 +261,21 @@ def test_a_damaged_index_is_refused(built: Built, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "suite", ["leave-one-modality-out", "few-shot", "perturbations", "tag-noise", "vqa"]
+    "suite",
+    [
+        "leave-one-modality-out",
+        "leave-one-label-out",
+        "few-shot",
+        "perturbations",
+        "tag-noise",
+        "vqa",
+    ],
 )
 def test_every_suite_with_a_table_runs(built: Built, tmp_path: Path, suite: str) -> None:
     # few phantoms: the suites that ship ask for more cases and more changes than there are
     small = {
         "leave-one-modality-out": "{kind: leave-one-out, of: modality, minimum: 4, most: 2}",
+        "leave-one-label-out": "{kind: leave-one-out, of: label, minimum: 4, most: 2}",
         "few-shot": "{kind: few-shot, shots: [1, all], seeds: 2}",
         "perturbations": "{kind: perturbations, sample: 2}",
         "tag-noise": "{kind: tag-noise, rates: [0, 0.5]}",
