@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from curbside.agents.fleet import Fleet
     from curbside.cases import Cases
     from curbside.indexes.assess import Assessor
+    from curbside.indexes.competence import Competence
     from curbside.indexes.features import Features
 
 __all__ = [
@@ -87,6 +88,8 @@ class TunedFleet:
     Args:
         about: arm → what it is, for agents that were not built here.
         notes: what a reader must know of such agents; none for those built here.
+        competence: that serves, where the fleet does: it may also know reviewed and
+            out-of-fold readings; None: it is learned from ``tune``.
     """
 
     seed: int
@@ -94,6 +97,7 @@ class TunedFleet:
     tune: ResponseMatrix
     about: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    competence: Competence | None = None
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,14 @@ class Built:
     Args:
         cases: the manifest that everything was built from (roles train, tune, calibration).
         tune: its tune cases with a task, and their features.
+        version: of the index, by name; "" where there are no versions.
     """
 
     assessor: Assessor
     cases: Cases
     tune: Cases
     tune_features: Features
+    version: str = ""
 
 
 def run_evaluation(
@@ -209,6 +215,8 @@ def versions(built: Built, fleets: Sequence[TunedFleet], config: Config) -> dict
         "index": built.assessor.index_digest,
         "calibration": built.assessor.calibration_digest,
         "fleet": content_hash(*(t.fleet.fingerprint for t in fleets)),
+        # versions may share index and calibration, and differ in what they know of agents
+        "index version": built.version,
     }
 
 
@@ -273,7 +281,7 @@ def _trained(
 
     fleet = t.fleet
     tune, tune_features, responses = _tune_readings(built, t)
-    competence = Competence.fit(built.assessor, tune, tune_features, responses)
+    competence = t.competence or Competence.fit(built.assessor, tune, tune_features, responses)
     bound = built.assessor.bind(fleet.names, fleet.specialists, competence)
     test = bound.assess(features.pooled[asked])
     trained = Trained(

@@ -42,7 +42,8 @@ def open_built(workspace: Workspace) -> Built:
     assessor = workspace.assessor()
     cases = workspace.built_cases()
     tune = tune_cases(cases)
-    return Built(assessor, cases, tune, workspace.features(tune, "encoding tune cases"))
+    features = workspace.features(tune, "encoding tune cases")
+    return Built(assessor, cases, tune, features, workspace.version_folder.name)
 
 
 def refuse_seen(
@@ -76,9 +77,13 @@ def refuse_seen(
 
 
 def served_fleet(workspace: Workspace) -> TunedFleet:
-    """The fleet that serves, and what it said of the tune cases."""
-    seed = workspace.config.fleet.seed
-    return TunedFleet(seed, workspace.fleet(), workspace.tune_responses())
+    """The fleet that serves, what it said of the tune cases, and what is known of its agents."""
+    return TunedFleet(
+        workspace.config.fleet.seed,
+        workspace.fleet(),
+        workspace.tune_responses(),
+        competence=workspace.competence(),
+    )
 
 
 def recorded_agents(workspace: Workspace, cases: Cases, readings: Path, team: Path) -> TunedFleet:

@@ -16,7 +16,6 @@ what is in an index, and not how a gate decides.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -288,26 +287,16 @@ class VersionStore:
         body = gate.model_dump_json(indent=1) + "\n"
         write_text(self.folder / "gates" / f"{gate.version}.json", body)
 
-    def of_calibration(self, digest: str) -> str | None:
-        """The latest version with this calibration, as runs and records name it."""
-        for name in reversed(self.names()):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                body = json.loads((self.path(name) / "index" / "manifest.json").read_bytes())
-                if body["facts"]["calibration_digest"] == digest:
-                    return name
-        return None
-
     def record_run(self, run: str, baseline: str, *, passed: bool, report: str) -> Gate | None:
         """Keep what a gate said of a run against another, if both are of versions kept here.
 
         Args:
-            run, baseline: calibration digests of the two runs.
+            run, baseline: versions of the index that the two runs name.
             report: names or sums up the run.
         """
-        version, against = self.of_calibration(run), self.of_calibration(baseline)
-        if version is None or against is None or version == against:
+        if run == baseline or not {run, baseline} <= set(self.names()):
             return None
-        gate = Gate(version=version, against=against, passed=passed, report=report)
+        gate = Gate(version=run, against=baseline, passed=passed, report=report)
         self.record_gate(gate)
         return gate
 

@@ -59,8 +59,8 @@ def eval_gate(
     typer.echo(f"GATE       {'closed: ' + ', '.join(failed) if failed else 'open'}")
     store = _versions()
     kept = store and store.record_run(
-        summary.versions.get("calibration", ""),
-        before.versions.get("calibration", ""),
+        summary.versions.get("index version", ""),
+        before.versions.get("index version", ""),
         passed=not failed,
         report=f"{len(checks) - len(failed)} of {len(checks)} checks",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -19,7 +20,9 @@ from curbside.evals.cards import read_cards
 from curbside.evals.matrix import read_matrix
 from curbside.evals.runner import Built, TunedFleet, evaluated, run_evaluation, tune_cases
 from curbside.indexes.assess import Assessor
+from curbside.indexes.competence import Competence
 from curbside.indexes.features import Features
+from curbside.indexes.outcomes import Outcomes
 
 MODALITIES = {"cxr": "common", "fundus": "common", "us_lung": "rare"}
 TASKS = {"chest": ("sick", "well"), "eye": ("a", "b", "c"), "lung": ("wet", "dry")}
@@ -234,6 +237,33 @@ def test_competence_on_tune_is_learned_without_the_case_itself(built, place, tmp
     _, result = go(built, tuned, cases, features, tmp_path / "out")
     assert result is not None
     assert set(result.tune_accuracy) >= {"S", "Gfull", "E", "H-tier", "H-competence", "H-cascade"}
+
+
+def test_a_version_is_judged_with_the_competence_that_it_would_serve(built, place, tmp_path):
+    rows = rows_of_test()
+    cases, features = place(rows)
+    tuned = fleet_of(built, tmp_path, rows)
+    plain = Competence.fit(built.assessor, built.tune, built.tune_features, tuned.tune)
+    same = replace(tuned, competence=plain)
+    # reviewed cases have shown that specialists are always wrong
+    learned = Outcomes.of(built.tune, built.tune_features, tuned.tune)
+    wrong = replace(learned, correct=learned.correct & [n == "generalist-full" for n in NAMES])
+    other = replace(tuned, competence=Competence.learn(built.assessor, learned.joined(wrong)))
+    by = replace(built, version="grown")
+
+    def competence(what, team, name):
+        summary, result = go(what, team, cases, features, tmp_path / name)
+        assert summary.versions["index version"] == what.version
+        assert result is not None
+        return load_assessments(tmp_path / name).assessments.competence
+
+    a = competence(built, tuned, "a")
+    np.testing.assert_array_equal(a, competence(built, same, "b"))
+    worse = competence(by, other, "c")
+    assert np.nanmean(worse[:, 0]) < np.nanmean(a[:, 0]) - 0.1
+    # another version is another evaluation, also where index and calibration are the same
+    assert go(built, tuned, cases, features, tmp_path / "a")[1] is None
+    assert go(by, tuned, cases, features, tmp_path / "a")[1] is not None
 
 
 def test_no_tune_case_is_the_users_to_mend(place):
