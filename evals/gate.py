@@ -1,7 +1,9 @@
 """May this run replace that one?  Checks with a number, a limit and passed or not.
 
 Quality by the lower bound of the paired difference, never by a point estimate; what cannot be
-assessed has not passed.  The exit code of ``curbside eval gate`` is made from the result.
+assessed has not passed.  It is judged twice: of the hybrids put forward with gates off (did
+agents, index or choosing get worse?) and of the policy as it would serve, gates on, which need
+not be that hybrid.  The exit code of ``curbside eval gate`` is made from the result.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from curbside.config import PolicyConfig, load_model
+from curbside.evals.arms import Outcomes
 from curbside.evals.compare import compare
 from curbside.evals.outcome_file import RunOutcomes
 from curbside.evals.probes import Probe, run_probes
@@ -33,11 +36,11 @@ class GateRules(BaseModel):
 
     version: int = Field(default=1, ge=1, le=1)
     margin: float = Field(default=0.02, ge=0, le=1)
-    """Accuracy that may be lost against the baseline (lower bound)."""
+    """Accuracy that may be lost against the baseline (lower bound), gates off and as served."""
     must_not_miss: list[str] = []
     """Labels whose sensitivity must not fall."""
     must_not_miss_margin: float = Field(default=0.05, ge=0, le=1)
-    """Sensitivity on them that may be lost (lower bound)."""
+    """Sensitivity on them that may be lost (lower bound); as served, share not missed."""
     novel_answered_margin: float = Field(default=0.02, ge=0, le=1)
     """By how much more novel cases may be answered than by the baseline."""
     explained: float = Field(default=1.0, ge=0, le=1)
@@ -84,8 +87,10 @@ def judge(
     found = compare(new, old, names, margin=max(rules.margin, 1e-6), replicates=replicates)
     quality = found.overall[0]
     low = quality.ci_low
-    served = compare(new, old, ("served", "served"), replicates=replicates)
-    utility = next(d for d in served.overall if d.metric == "net_benefit")
+    as_served = ("served", "served")
+    by = {d.metric: d for d in compare(new, old, as_served, replicates=replicates).overall}
+    right, answered, utility = by["selective_accuracy"], by["coverage"], by["net_benefit"]
+    same = _unchanged(new, old, as_served)
     return [
         Check(
             name="quality",
@@ -95,8 +100,16 @@ def judge(
             limit=f"above {-100 * rules.margin:+.1f}",
         ),
         Check(
+            name="quality as served",
+            passed=same or (right.ci_low is not None and right.ci_low > -rules.margin),
+            found=f"right among the answered {_points(right.delta)} points, lower bound "
+            f"{_points(right.ci_low)}; answered {_percent(answered.a)} against "
+            f"{_percent(answered.b)}",
+            limit=f"above {-100 * rules.margin:+.1f}",
+        ),
+        Check(
             name="utility as served",
-            passed=utility.ci_low is not None and utility.ci_low > -2 * rules.margin,
+            passed=same or (utility.ci_low is not None and utility.ci_low > -2 * rules.margin),
             found="-"
             if utility.delta is None
             else f"net benefit {utility.delta:+.3f}, lower bound {utility.ci_low:+.3f}",
@@ -104,6 +117,7 @@ def judge(
             limit=f"above {-2 * rules.margin:+.3f}",
         ),
         _must_not_miss(new, old, names, rules, replicates),
+        _must_not_miss(new, old, as_served, rules, replicates, as_served=True),
         _novel(
             "novel answered",
             (now.novelty.novel_answered, before.novelty.novel_answered),
@@ -126,16 +140,35 @@ def lines(checks: Sequence[Check]) -> list[str]:
 
 
 def _must_not_miss(
-    new: RunOutcomes, old: RunOutcomes, names: tuple[str, str], rules: GateRules, replicates: int
+    new: RunOutcomes,
+    old: RunOutcomes,
+    names: tuple[str, str],
+    rules: GateRules,
+    replicates: int,
+    *,
+    as_served: bool = False,
 ) -> Check:
-    """Sensitivity on the labels that must not be missed, paired over the cases of both runs."""
+    """Sensitivity on the labels that must not be missed, paired over the cases of both runs.
+
+    As served a case that a person reads is not missed: only a wrong answer misses it.
+    """
     at = {c: i for i, c in enumerate(old.frame.ids.tolist())}
     f = new.frame
     wanted = np.isin(f.label, rules.must_not_miss) & f.scored
     rows = np.array([i for i in np.flatnonzero(wanted) if str(f.ids[i]) in at], np.intp)
     other = np.array([at[str(i)] for i in f.ids[rows].tolist()], np.intp)
-    a, b = new.arm(names[0]).right[rows], old.arm(names[1]).right[other]
-    return sensitivity(f.label[rows], a, b, f.group[rows], rules, replicates)
+    one, two = new.arm(names[0]), old.arm(names[1])
+    if not as_served:
+        a, b = one.right[rows], two.right[other]
+        return sensitivity(f.label[rows], a, b, f.group[rows], rules, replicates)
+    a, b = _not_missed(one)[rows], _not_missed(two)[other]
+    check = sensitivity(f.label[rows], a, b, f.group[rows], rules, replicates)
+    told = check.found.replace("sensitivity", "right or left to a person")
+    return check.model_copy(update={"name": "must not miss as served", "found": told})
+
+
+def _not_missed(o: Outcomes) -> NDArray[np.float32]:
+    return np.asarray(1 - (o.answered - o.right), np.float32)
 
 
 def sensitivity(
@@ -225,6 +258,10 @@ def _unchanged(new: RunOutcomes, old: RunOutcomes, names: tuple[str, str]) -> bo
         return False
     a, b = new.arm(names[0]), old.arm(names[1])
     return np.array_equal(a.right, b.right) and np.array_equal(a.answered, b.answered)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _points(value: float | None) -> str:

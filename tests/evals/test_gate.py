@@ -59,9 +59,54 @@ def test_an_unchanged_run_passes(plant):
     passed, text = judged(run, run)
     assert all(passed.values()), text
     assert list(passed) == [
-        "quality", "utility as served", "must not miss", "novel answered", "novel as served",
-        "probes", "explanations", "route flips",
+        "quality", "quality as served", "utility as served", "must not miss",
+        "must not miss as served", "novel answered", "novel as served", "probes", "explanations",
+        "route flips",
     ]  # fmt: skip
+
+
+def served_otherwise(run, rows, *, right, answered):
+    """The same run, its policy as served ending some cases otherwise; the hybrids stay."""
+    o = run[1].arms["served"]
+    a, b = o.right.copy(), o.answered.copy()
+    a[rows], b[rows] = right, answered
+    return run[0], replace(run[1], arms={**run[1].arms, "served": replace(o, right=a, answered=b)})
+
+
+def test_what_serves_is_judged_and_not_only_the_hybrids(plant):
+    run = made(plant, 0.9)
+    frame, served = run[1].frame, run[1].arms["served"]
+    answered = np.flatnonzero((frame.label == "label-1") & (served.answered > 0.5))
+    wrong = served_otherwise(run, answered, right=0, answered=1)
+    passed, text = judged(wrong, run, GateRules(must_not_miss=["label-1"]))
+    assert passed["quality"] and passed["must not miss"], text
+    assert not passed["quality as served"] and not passed["must not miss as served"]
+    assert not passed["utility as served"]
+
+
+def test_a_case_left_to_a_person_is_neither_wrong_nor_missed_but_costs(plant):
+    run = made(plant, 0.9)
+    frame, served = run[1].frame, run[1].arms["served"]
+    rows = np.flatnonzero((frame.label == "label-1") & (served.answered > 0.5))
+    careful = served_otherwise(run, rows, right=0, answered=0)
+    passed, text = judged(careful, run, GateRules(must_not_miss=["label-1"], margin=0.05))
+    assert passed["quality as served"] and passed["must not miss as served"], text
+    assert not passed["utility as served"]
+    assert re.search(r"answered \d+\.\d % against \d+\.\d %", text)
+
+
+def test_a_policy_that_answers_nothing_has_not_shown_its_quality(plant):
+    run = made(plant, 0.9)
+    silent = served_otherwise(run, np.arange(len(run[1].frame)), right=0, answered=0)
+    passed, text = judged(silent, run)
+    assert not passed["quality as served"] and "answered 0.0 % against" in text
+
+
+def test_few_cases_hold_nothing_against_what_has_not_changed(plant):
+    w = made(lambda skill: plant(skill, per=8), 0.9)
+    assert 3 / w[1].frame.scored.sum() > 2 * GateRules().margin
+    passed, text = judged(w, w, GateRules())
+    assert passed["quality"] and passed["quality as served"] and passed["utility as served"], text
 
 
 def test_a_worse_run_does_not(plant):
