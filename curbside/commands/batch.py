@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from curbside.commands.given import must_exist
 from curbside.commands.options import AskedTask, ConfigFile, PolicyFile
 
 __all__ = ["register"]
@@ -37,6 +38,7 @@ def batch(
     Killed at any moment, the same command goes on where it stopped; run again, it reads
     nothing twice.  Every outcome is also in the ledger.
     """
+    from curbside.case_stream import is_manifest
     from curbside.commands.asking import asked
     from curbside.config import load_config, load_policy
     from curbside.home import config_path, home
@@ -45,6 +47,9 @@ def batch(
     from curbside.router.batch import incoming, run_batch
     from curbside.router.workspace import Workspace
 
+    # a manifest's own reader names it, line and column; its name is no patient's
+    if not is_manifest(cases):
+        must_exist(cases, "curbside batch CASES --out DIR, where CASES may be a manifest too")
     settings = load_config(config or config_path())
     router = Router(
         Workspace(home(), settings), policy=load_policy(policy) if policy is not None else None

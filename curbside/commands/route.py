@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curbside.commands.given import must_exist
 from curbside.commands.options import AskedTask, ConfigFile, PolicyFile
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def route(
     from curbside.study import Study
 
     hint = "give an image, a DICOM file, a folder or a zip archive: curbside route PATH"
-    if not path.exists():
-        raise ImageError("missing", "there is no such file or folder (missing)", hint=hint)
+    must_exist(path, "curbside route PATH")
     settings = load_config(config or config_path())
     router = Router(
         Workspace(home(), settings), policy=load_policy(policy) if policy is not None else None

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from curbside.commands.given import must_exist
+
 __all__ = ["register"]
 
 
@@ -24,13 +26,9 @@ def studies(
 
     Every frame is decoded.  docs/studies.md says what each reason means.
     """
-    from curbside.errors import ImageError
     from curbside.survey import survey
 
-    if not path.exists():
-        raise ImageError(
-            "missing", "there is no such file or folder (missing)", hint="curbside studies PATH"
-        )
+    must_exist(path, "curbside studies PATH")
     counts = survey(path)
     rows = [("n", "modality", "transfer syntax", "result")]
     rows += [(str(n), k.modality, k.syntax, k.result) for k, n in sorted(counts.items())]
