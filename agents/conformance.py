@@ -201,10 +201,10 @@ def several_images_are_one_study(subject: Subject) -> None:
 
 
 def instructions_in_a_study_stay_data(subject: Subject) -> None:
-    """Injected images, tags and context: the answer is still one of the options asked for.
+    """Injected images, tags and context: still one probability for each option asked for.
 
-    What a text says may move the probabilities of a model that reads texts; it must not
-    change what is answered, nor break the form of the answer.
+    What is written in a study may move the probabilities of a model that reads; it must not
+    make it answer anything else, refuse, or break the form of the answer.
     """
     for case in injections(subject.question):
         response = subject.agent.read(case.injected)

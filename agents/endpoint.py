@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import threading
@@ -18,6 +19,8 @@ import time
 import weakref
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, Literal, TypeVar
 
@@ -314,17 +317,12 @@ def _close_later(transport: httpx2.AsyncHTTPTransport) -> None:
 
 def _refused(status: int, retry_after: str | None) -> CallFailed:
     if status == 429 or status >= 500:
-        wait: float | None = None
-        try:
-            wait = min(max(float(retry_after), 0.0), 3600.0) if retry_after else None
-        except ValueError:  # a date: its own backoff will do
-            wait = None
         busy = status in (429, 503)
         return CallFailed(
             "unavailable",
             f"HTTP {status}",
             retry=True,
-            wait=wait,
+            wait=_asked_to_wait(retry_after),
             overloaded=busy,
             broken=status != 429,
         )
@@ -335,3 +333,18 @@ def _refused(status: int, retry_after: str | None) -> CallFailed:
         413: "the images are too large for the server",
     }.get(status, "the server refused the request")
     return CallFailed("unavailable", f"HTTP {status}: {what}", broken=False)
+
+
+def _asked_to_wait(retry_after: str | None) -> float | None:
+    """Seconds of a Retry-After header, given so or as a date (RFC 9110, 10.2.3); None: not said."""
+    if not retry_after:
+        return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        seconds = when.replace(tzinfo=when.tzinfo or UTC).timestamp() - time.time()
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), 3600.0)

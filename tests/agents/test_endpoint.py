@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -95,6 +97,26 @@ def test_retry_after_is_kept_to(line: Line) -> None:
     found = line.call(line.endpoint(Behaviour("status", status=429, retry_after="0.4")))
     assert isinstance(found, dict)
     assert time.monotonic() - started >= 0.4
+
+
+def test_retry_after_may_be_a_date(line: Line) -> None:
+    # dates have whole seconds, so what is asked for is between one and two
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+    started = time.monotonic()
+    busy = Behaviour("status", status=429, retry_after=soon)
+    assert isinstance(line.call(line.endpoint(busy, total_seconds=4.0)), dict)
+    assert time.monotonic() - started >= 0.9
+    later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    found = line.call(line.endpoint(Behaviour("status", status=429, retry_after=later)))
+    assert isinstance(found, CallFailed) and len(line.server.requests) == 1
+
+
+@pytest.mark.parametrize("said", ["soon", "nan", "Fri, 32 Jan 2026 00:00:00 GMT"])
+def test_a_retry_after_that_says_nothing_is_not_waited_for(line: Line, said: str) -> None:
+    started = time.monotonic()
+    busy = Behaviour("status", status=429, retry_after=said)
+    assert isinstance(line.call(line.endpoint(busy)), dict)
+    assert time.monotonic() - started < 0.5
 
 
 def test_all_attempts_end_with_the_total(line: Line) -> None:
