@@ -74,6 +74,11 @@ class SentenceTransformersEncoder:
         self._lock = Lock()
         self.dimensions: int = self.encode([np.zeros((32, 32, 3), np.uint8)]).pooled.shape[1]
 
+    @property
+    def device(self) -> str:
+        """Where it computes: the first GPU that torch sees, else ``cpu``."""
+        return str(self._model.device)
+
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """RGB uint8 (h, w, 3), shrunk only if it is very large."""
         height, width = image.shape[:2]

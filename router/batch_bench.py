@@ -26,7 +26,7 @@ from curbside.router.flow import decided
 from curbside.router.workspace import Workspace
 from curbside.study import Study, content_hash
 
-__all__ = ["BatchBench", "bench_batch"]
+__all__ = ["BatchBench", "bench_batch", "own_stores"]
 
 _MEGA = 1024.0
 _ENCODER_BATCH = 32
@@ -81,6 +81,13 @@ class _Given(FeatureSource):
         )
 
 
+def own_stores(config: Config, folder: Path) -> Config:
+    """The configuration with ledger, waiting cases and sources in a folder of their own."""
+    names = ("ledger", "checkpoints", "sources")
+    update = {name: str(folder / f"{name}.sqlite") for name in names}
+    return config.model_copy(update={"stores": config.stores.model_copy(update=update)})
+
+
 def bench_batch(
     home: Path,
     config: Config,
@@ -101,13 +108,7 @@ def bench_batch(
         NotBuilt: nothing was built; UserError: its images are gone.
     """
     with tempfile.TemporaryDirectory() as folder:
-        stores = config.stores.model_copy(
-            update={
-                name: str(Path(folder) / f"{name}.sqlite")
-                for name in ("ledger", "checkpoints", "sources")
-            }
-        )
-        workspace = Workspace(home, config.model_copy(update={"stores": stores}))
+        workspace = Workspace(home, own_stores(config, Path(folder)))
         router = Router(workspace)
         built = workspace.built_cases()
         studies = [c.study() for c in built if c.image.is_file()][:images]

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     bench.command("encoder")(bench_encoder)
     bench.command("ledger")(bench_ledger)
     bench.command("batch")(bench_batch)
+    bench.command("fleet")(bench_fleet)
     bench.command("console")(bench_console)
     bench.command("studies")(bench_studies)
     bench.command("agent")(bench_agent)
@@ -113,6 +114,41 @@ def bench_batch(
     )
     for n, mib in result.memory.items():
         typer.echo(f"peak memory after a stream of {n:>9} cases  {mib:8.0f} MiB")
+
+
+def bench_fleet(
+    studies: Annotated[int, typer.Option(min=1, max=10**6, help="Studies read, each once.")] = 200,
+    warm: Annotated[int, typer.Option(min=0, max=10**4, help="Read before, unmeasured.")] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Studies per second with encoder and agents, on what is built and wherever it runs.
+
+    Exit code 1: a call of an agent failed, so the rate is not that of readings.
+    """
+    from curbside.config import load_config
+    from curbside.home import config_path, home
+    from curbside.router.fleet_bench import bench_fleet as run
+
+    result = run(home(), load_config(config_path()), studies=studies, warm=warm)
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+    else:
+        typer.echo(
+            f"{result.machine}\n"
+            f"  encoder           {result.encoder}; alone {result.encoder_rate:.1f} images/s\n"
+            f"  studies           {result.studies} in {result.seconds:.1f} s, "
+            f"{result.rate:.1f} studies/s"
+        )
+        width = max([17, *map(len, result.agents)])
+        for name, where in sorted(result.agents.items()):
+            read, failed = result.readings.get(name, 0), result.failures.get(name, 0)
+            typer.echo(f"  {name:<{width}} {where}; {read} readings, {failed} failed")
+        ended = ", ".join(f"{n} {status}" for status, n in result.status.items())
+        typer.echo(f"  ended             {ended}")
+        if result.gpu_mib is not None:
+            typer.echo(f"  memory of the GPU {result.gpu_mib:.0f} MiB at most, of this process")
+    if result.failures:
+        raise typer.Exit(1)
 
 
 def bench_console(
