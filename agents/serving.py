@@ -1,7 +1,8 @@
-"""``vllm serve`` for a fleet's endpoints: the commands, and a supervisor that keeps them up.
+"""``vllm serve`` for a fleet's endpoints: the commands, and what must hold before they run.
 
 What is closed is closed here: servers listen where the fleet file says (the loopback by
 default), fetch no image from an address, and send no usage statistics.
+:mod:`curbside.agents.supervising` starts them and keeps them up.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,15 +24,13 @@ from curbside.agents.endpoint_agent import served_name
 from curbside.agents.fleet_spec import EndpointAgentSpec, FleetSpec
 from curbside.errors import AgentUnavailable, ConfigError, UserError
 
-__all__ = ["MINIMUM_VLLM", "ServeCommand", "check_vllm", "serve_commands", "supervise"]
+__all__ = ["MINIMUM_VLLM", "ServeCommand", "check_ready", "check_vllm", "serve_commands"]
 
 #: Below it vLLM has known holes (code from a checkpoint, media fetched from anywhere).
 MINIMUM_VLLM = Version("0.14.1")
 #: A reserved top-level domain (RFC 2606): no address of an image can lie in it.
 _NO_DOMAIN = "media.invalid"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-#: Starts in a row after which a server that dies at once is given up.
-MOST_STARTS = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,21 @@ class ServeCommand:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     key_variable: str
-    local: bool
+    scheme: str
+    host: str
+    port: int
+    model: str
+    adapters: Mapping[str, str]
+    max_lora_rank: int
+
+    @property
+    def local(self) -> bool:
+        """Whether it is served on this machine."""
+        return self.host in _LOOPBACK
+
+    def run_by(self, program: str) -> ServeCommand:
+        """The same command with another ``vllm``."""
+        return replace(self, arguments=(program, *self.arguments[1:]))
 
     def __str__(self) -> str:
         """As one would type it; a key is named, never shown."""
@@ -52,11 +65,12 @@ class ServeCommand:
         return " ".join([*parts, shlex.join(self.arguments)])
 
 
-def serve_commands(spec: FleetSpec, folder: Path) -> list[ServeCommand]:
+def serve_commands(spec: FleetSpec, folder: Path, program: str = "vllm") -> list[ServeCommand]:
     """Commands for the endpoints of a fleet file that say how they are served.
 
     Args:
         folder: what adapters' paths are relative to.
+        program: the ``vllm`` to run.
 
     Raises:
         ConfigError: two adapters of an endpoint would have one name.
@@ -73,10 +87,12 @@ def serve_commands(spec: FleetSpec, folder: Path) -> list[ServeCommand]:
         ]
         address = urlsplit(endpoint.url)
         host = address.hostname or "127.0.0.1"
-        arguments = ["vllm", "serve", _path(folder, serve.model)]
-        if _path(folder, serve.model) != serve.model:
+        model = _path(folder, serve.model)
+        port = address.port or (443 if address.scheme == "https" else 80)
+        arguments = [program, "serve", model]
+        if model != serve.model:
             arguments += ["--served-model-name", serve.model]
-        arguments += ["--host", host, "--port", str(address.port or 8000)]
+        arguments += ["--host", host, "--port", str(port)]
         arguments += ["--max-model-len", str(serve.max_model_len)]
         arguments += ["--gpu-memory-utilization", f"{serve.memory_share:g}"]
         most = max((a.limits.images for a in agents), default=1)
@@ -86,16 +102,17 @@ def serve_commands(spec: FleetSpec, folder: Path) -> list[ServeCommand]:
         for agent in agents:
             if not agent.adapter:
                 continue
-            known = adapters.setdefault(served_name(agent), agent.adapter)
-            if known != agent.adapter:
+            own = _path(folder, agent.adapter)
+            known = adapters.setdefault(served_name(agent), own)
+            if known != own:
                 raise ConfigError(
-                    f"endpoint {name}: adapters {known} and {agent.adapter} have one name",
+                    f"endpoint {name}: adapters {known} and {own} have one name",
                     hint="rename one of the folders",
                 )
         if adapters:
             arguments += ["--enable-lora", "--max-lora-rank", str(serve.max_lora_rank)]
             arguments += ["--max-loras", str(len(adapters)), "--lora-modules"]
-            arguments += [f"{n}={_path(folder, p)}" for n, p in adapters.items()]
+            arguments += [f"{n}={p}" for n, p in adapters.items()]
         environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
         if serve.gpu:
             environment["CUDA_VISIBLE_DEVICES"] = serve.gpu
@@ -105,111 +122,129 @@ def serve_commands(spec: FleetSpec, folder: Path) -> list[ServeCommand]:
                 (*arguments, *serve.arguments),
                 environment,
                 endpoint.key_variable,
-                host in _LOOPBACK,
+                address.scheme,
+                host,
+                port,
+                model,
+                adapters,
+                serve.max_lora_rank,
             )
         )
     return made
 
 
-def check_vllm(executable: str = "vllm") -> Version:
-    """The version of the vLLM that would be started.
+def check_vllm(program: str = "vllm") -> tuple[str, Version]:
+    """Path and version of the vLLM that would be started.
 
     Raises:
         AgentUnavailable: there is none, or it is older than :data:`MINIMUM_VLLM`.
     """
-    found = shutil.which(executable)
-    install = f"pip install 'vllm>={MINIMUM_VLLM}' in an environment of its own"
+    found = shutil.which(Path(program).expanduser())
+    install = (
+        f"pip install 'vllm>={MINIMUM_VLLM}' in an environment of its own, "
+        "then: curbside fleet serve --start --vllm ENVIRONMENT/bin/vllm"
+    )
     if found is None:
-        raise AgentUnavailable(f"there is no {executable} on the PATH", hint=install)
+        where = "" if "/" in program else " on the PATH"
+        raise AgentUnavailable(f"there is no program {program}{where}", hint=install)
+    found = str(Path(found).absolute())
     try:
         done = subprocess.run(
-            [found, "--version"], capture_output=True, text=True, check=True, timeout=180
+            [found, "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=True,
+            timeout=180,
         )
         version = Version(done.stdout.split()[-1])
     except (OSError, subprocess.SubprocessError, IndexError, InvalidVersion) as e:
+        lines = str(getattr(e, "stderr", None) or "").strip().splitlines()
+        why = lines[-1] if lines else type(e).__name__
         raise AgentUnavailable(
-            f"{executable} --version does not say its version ({type(e).__name__})", hint=install
+            f"{found} --version does not say its version: {why}", hint=install
         ) from None
     if version < MINIMUM_VLLM:
         raise AgentUnavailable(
-            f"vLLM {version} has known holes; at least {MINIMUM_VLLM} is needed", hint=install
+            f"vLLM {version} ({found}) has known holes; at least {MINIMUM_VLLM} is needed",
+            hint=install,
         )
-    return version
+    return found, version
 
 
-def supervise(
-    commands: Sequence[ServeCommand],
-    logs: Path,
-    *,
-    say: Callable[[str], None],
-    wait: float = 1.0,
-    rounds: int | None = None,
-) -> None:
-    """Start servers and start again those that die; ends all of them on the way out.
-
-    Args:
-        logs: folder for one log file a server.
-        wait: seconds between looks, and between a death and the next start.
-        rounds: looks after which to stop; None: until interrupted.
+def check_ready(commands: Sequence[ServeCommand]) -> None:
+    """Refuse, before anything is started, what could not be served from here.
 
     Raises:
-        UserError: the endpoint is on another machine.
-        AgentUnavailable: a server died ``MOST_STARTS`` times in a row within a minute each.
+        UserError: an endpoint is on another machine, or its port is taken.
+        ConfigError: two endpoints have one address, a key is not set, or a folder that the
+            fleet file names is no model or no adapter.
     """
-    far = [c.endpoint for c in commands if not c.local]
-    if far:
-        raise UserError(
-            f"endpoint {far[0]} is on another machine and cannot be started from here",
-            hint="curbside fleet serve prints the command to run there",
+    by_address: dict[tuple[str, int], str] = {}
+    for command in commands:
+        name = command.endpoint
+        if not command.local:
+            raise UserError(
+                f"endpoint {name} is on another machine and cannot be started from here",
+                hint="curbside fleet serve prints the command to run there",
+            )
+        other = by_address.setdefault((command.host, command.port), name)
+        if other != name:
+            raise ConfigError(
+                f"endpoints {other} and {name} have one address, {command.host}:{command.port}",
+                hint="give each a port of its own",
+            )
+        if command.key_variable and not os.environ.get(command.key_variable):
+            raise ConfigError(
+                f"endpoint {name}: the environment variable {command.key_variable} is not set, so "
+                "its server would ask for no key",
+                hint=f"export {command.key_variable}=…, or leave key_variable out",
+            )
+        _check_folders(command)
+    for command in commands:
+        _check_port(command)
+
+
+def _check_folders(command: ServeCommand) -> None:
+    model = Path(command.model).expanduser()
+    if command.model.startswith(("/", ".", "~")) and not (model / "config.json").is_file():
+        raise ConfigError(
+            f"endpoint {command.endpoint}: serve.model {command.model} is no folder with a "
+            "config.json",
+            hint="name the folder of a model as save_pretrained writes it, or a model's name",
         )
-    logs.mkdir(parents=True, exist_ok=True)
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    started: dict[str, float] = {}
-    in_a_row = dict.fromkeys((c.endpoint for c in commands), 0)
-    try:
-        while rounds is None or rounds > 0:
-            for command in commands:
-                name, process = command.endpoint, running.get(command.endpoint)
-                if process is not None and process.poll() is None:
-                    continue
-                if process is not None:
-                    say(f"{name} ended with {process.returncode}; its log: {logs / name}.log")
-                    lived = time.monotonic() - started[name]
-                    in_a_row[name] = in_a_row[name] + 1 if lived < 60 else 0
-                    if in_a_row[name] >= MOST_STARTS:
-                        raise AgentUnavailable(
-                            f"endpoint {name} died {MOST_STARTS} times in a row",
-                            hint=f"read {logs / name}.log",
-                        )
-                running[name] = _start(command, logs / f"{name}.log")
-                started[name] = time.monotonic()
-                say(f"{name} started (process {running[name].pid})")
-            time.sleep(wait)
-            rounds = None if rounds is None else rounds - 1
-    finally:
-        _end(list(running.values()))
-
-
-def _start(command: ServeCommand, log: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | dict(command.environment)
-    if command.key_variable:
-        environment["VLLM_API_KEY"] = os.environ.get(command.key_variable, "")
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            command.arguments, env=environment, stdout=out, stderr=out, start_new_session=True
-        )
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    for process in processes:
+    for name, folder in command.adapters.items():
+        where = f"endpoint {command.endpoint}: adapter {name} ({folder})"
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            rank = json.loads((Path(folder) / "adapter_config.json").read_text("utf-8"))["r"]
+            if not isinstance(rank, int):
+                raise TypeError
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise ConfigError(
+                f"{where} is no folder with an adapter_config.json that says its rank "
+                f"({type(e).__name__})",
+                hint="name the folder that curbside finetune or peft wrote, beside the fleet file",
+            ) from None
+        if rank > command.max_lora_rank:
+            raise ConfigError(
+                f"{where} has rank {rank}, above serve.max_lora_rank {command.max_lora_rank}",
+                hint=f"serve: {{max_lora_rank: {rank}}} in the fleet file",
+            )
+
+
+def _check_port(command: ServeCommand) -> None:
+    family = socket.AF_INET6 if ":" in command.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # as the server will bind: a port of connections that have just ended is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((command.host, command.port))
+        except OSError as e:
+            raise UserError(
+                f"{command.host}:{command.port} of endpoint {command.endpoint} cannot be listened "
+                f"on: {os.strerror(e.errno or 0)}",
+                hint=f"see who does: lsof -i :{command.port}; end it, or change the endpoint's url",
+            ) from None
 
 
 def _path(folder: Path, name: str) -> str:

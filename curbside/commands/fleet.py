@@ -90,14 +90,22 @@ def serve(
     fleet: _Fleet = "",
     start: Annotated[bool, typer.Option(help="Start the servers and keep them up.")] = False,
     only: Annotated[str, typer.Option(help="One endpoint of the fleet.")] = "",
+    vllm: Annotated[
+        str, typer.Option(help="The vllm to run, where it is not the one on the PATH.")
+    ] = "vllm",
 ) -> None:
-    """Print the vLLM commands of a fleet's endpoints, or start and supervise them."""
-    from curbside.agents.serving import check_vllm, serve_commands, supervise
+    """Print the vLLM commands of a fleet's endpoints, or start and supervise them.
+
+    With --start until interrupted (Ctrl-C) or ended (SIGTERM); the servers end with it.
+    """
+    from curbside.agents.serving import check_ready, check_vllm, serve_commands
+    from curbside.agents.supervising import supervise
     from curbside.errors import UserError
     from curbside.home import home
 
     spec, path = fleet_file(fleet)
-    commands = [c for c in serve_commands(spec, path.parent) if only in ("", c.endpoint)]
+    made = serve_commands(spec, path.parent, vllm)
+    commands = [c for c in made if only in ("", c.endpoint)]
     if not commands:
         valid = ", ".join(n for n, e in spec.endpoints.items() if e.serve) or "none"
         raise UserError(
@@ -109,7 +117,10 @@ def serve(
             typer.echo(f"# {command.endpoint}")
             typer.echo(str(command))
         return
-    typer.echo(f"vLLM {check_vllm()}")
+    check_ready(commands)  # before seconds are spent on asking vLLM for its version
+    program, version = check_vllm(vllm)
+    typer.echo(f"vLLM {version} ({program})")
+    commands = [c.run_by(program) for c in commands]
     supervise(commands, home() / "serve", say=typer.echo)
 
 

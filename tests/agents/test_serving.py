@@ -1,10 +1,11 @@
-"""Commands of vLLM, its version, its supervisor, and what ``fleet check`` finds."""
+"""Commands of vLLM, its version, what is refused before a start, what ``fleet check`` finds."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from curbside.agents.fleet_spec import (
     load_fleet_spec,
 )
 from curbside.agents.person import open_person
-from curbside.agents.serving import MINIMUM_VLLM, check_vllm, serve_commands, supervise
+from curbside.agents.serving import MINIMUM_VLLM, check_ready, check_vllm, serve_commands
 from curbside.cli import app
 from curbside.errors import AgentUnavailable, ConfigError, CurbsideError, UserError
 from curbside.study import Question, QuestionKind
@@ -117,8 +118,9 @@ def test_a_key_is_named_and_never_shown(tmp_path: Path, monkeypatch: pytest.Monk
     ("body", "why"),
     [
         ("echo vllm 0.14.0", "known holes"),
-        ("echo no version here", "does not say its version"),
-        ("exit 3", "does not say its version"),
+        ("echo no version here", "does not say its version: InvalidVersion"),
+        ("exit 3", "does not say its version: CalledProcessError"),
+        ("echo 'No module named torch' >&2; exit 1", "No module named torch"),
     ],
 )
 def test_an_old_or_broken_vllm_is_refused(
@@ -133,41 +135,107 @@ def test_an_old_or_broken_vllm_is_refused(
 def test_a_good_vllm_is_taken_and_none_is_said(
     on_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_path("echo 0.32.0+cpu")
-    assert str(check_vllm()) == "0.32.0+cpu"
+    path = on_path("echo a warning; echo 0.32.0+cpu")
+    found, version = check_vllm()
+    assert (found, str(version)) == (str(path), "0.32.0+cpu")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(AgentUnavailable, match="no vllm on the PATH"):
+    with pytest.raises(AgentUnavailable, match="no program vllm on the PATH"):
         check_vllm()
+    assert check_vllm(str(path))[0] == str(path)
+    with pytest.raises(AgentUnavailable, match=r"no program /nowhere/vllm\n") as e:
+        check_vllm("/nowhere/vllm")
+    assert "--vllm" in e.value.hint
 
 
-def one(spec: FleetSpec, folder: Path) -> Any:
-    return serve_commands(spec.model_copy(update={"agents": {"one": spec.agents["one"]}}), folder)
+# -- what is refused before a start ---------------------------------------------------------------
 
 
-def test_a_server_that_dies_is_started_again_and_given_up(
-    on_path: Callable[[str], Path], tmp_path: Path
+def adapter(folder: Path, config: str = '{"r": 8}') -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(config)
+    return str(folder)
+
+
+def ready(folder: Path, *, port: int, adapter: str = "", **serve: Any) -> None:
+    agent = {"kind": "openai", "endpoint": "e", "base": "b", "adapter": adapter,
+             "card": {"role": "generalist"}}  # fmt: skip
+    endpoint = {"url": f"http://127.0.0.1:{port}/v1", "serve": {"model": "b"} | serve}
+    check_ready(
+        serve_commands(
+            FleetSpec.model_validate(
+                {"generalist": "a", "endpoints": {"e": endpoint}, "agents": {"a": agent}}
+            ),
+            folder,
+        )
+    )
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def test_what_could_not_be_served_is_refused_before_anything_is_started(
+    tmp_path: Path, port: int
 ) -> None:
-    on_path('echo "started $VLLM_NO_USAGE_STATS"; exit 7')
-    said: list[str] = []
-    with pytest.raises(AgentUnavailable, match="5 times"):
-        supervise(one(endpoint_fleet(), tmp_path), tmp_path / "logs", say=said.append, wait=0.05)
-    assert sum("started" in s for s in said) == 5
-    assert any("ended with 7" in s for s in said)
-    assert (tmp_path / "logs" / "e.log").read_text().count("started 1") == 5
+    ready(tmp_path, port=port, adapter=adapter(tmp_path / "good"))
+    with pytest.raises(ConfigError, match=r"adapter none \(adapters/none\) is no folder"):
+        ready(tmp_path, port=port, adapter="adapters/none")
+    for config in ("{", "{}", '{"r": "8"}'):
+        with pytest.raises(ConfigError, match="says its rank"):
+            ready(tmp_path, port=port, adapter=adapter(tmp_path / "odd", config))
+    with pytest.raises(ConfigError, match=r"rank 32, above serve\.max_lora_rank 16") as e:
+        ready(tmp_path, port=port, adapter=adapter(tmp_path / "high", '{"r": 32}'))
+    assert "max_lora_rank: 32" in e.value.hint
+    with pytest.raises(ConfigError, match=r"serve.model \./nothing is no folder"):
+        ready(tmp_path, port=port, model="./nothing")
 
 
-def test_servers_end_with_their_supervisor(on_path: Callable[[str], Path], tmp_path: Path) -> None:
-    on_path(f"trap 'echo ended; exit 0' TERM; echo up; touch {tmp_path}/up; sleep 30 & wait")
-    said: list[str] = []
-    supervise(one(endpoint_fleet(), tmp_path), tmp_path, say=said.append, wait=0.3, rounds=2)
-    assert len(said) == 1
-    assert "ended" in (tmp_path / "e.log").read_text()
+def test_a_port_in_use_is_refused_with_its_number(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port} of endpoint e .*in use") as e:
+            ready(tmp_path, port=port)
+        assert f"lsof -i :{port}" in e.value.hint
+    ready(tmp_path, port=port)
 
 
 def test_an_endpoint_elsewhere_is_not_started_here(tmp_path: Path) -> None:
-    commands = one(endpoint_fleet(url="https://gpu.example/v1"), tmp_path)
+    spec = endpoint_fleet(url="https://gpu.example/v1")
+    spec = spec.model_copy(update={"agents": {"one": spec.agents["one"]}})
+    (command,) = serve_commands(spec, tmp_path)
+    assert (command.port, command.local) == (443, False)
     with pytest.raises(UserError, match="another machine"):
-        supervise(commands, tmp_path, say=print, rounds=1)
+        check_ready([command])
+
+
+def test_two_endpoints_of_one_address_are_refused(tmp_path: Path, port: int) -> None:
+    endpoint = {"url": f"http://127.0.0.1:{port}/v1", "serve": {"model": "b"}}
+    spec = FleetSpec.model_validate(
+        {
+            "generalist": "p",
+            "endpoints": {"e": endpoint, "f": endpoint},
+            "agents": {"p": {"kind": "plugin", "use": "x", "card": {"role": "generalist"}}},
+        }
+    )
+    with pytest.raises(ConfigError, match=f"e and f have one address, 127.0.0.1:{port}"):
+        check_ready(serve_commands(spec, tmp_path))
+
+
+def test_a_server_that_should_have_a_key_is_not_started_without(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = endpoint_fleet(url=f"http://127.0.0.1:{port}/v1", key_variable="MY_KEY")
+    bare = {"one": spec.agents["one"].model_copy(update={"adapter": ""})}
+    commands = serve_commands(spec.model_copy(update={"agents": bare}), tmp_path)
+    with pytest.raises(ConfigError, match="MY_KEY is not set"):
+        check_ready(commands)
+    monkeypatch.setenv("MY_KEY", "secret-9")
+    check_ready(commands)
 
 
 # -- fleet check ---------------------------------------------------------------------------------
@@ -305,6 +373,22 @@ def test_commands_of_the_fleet(tmp_path: Path, server: FakeServer) -> None:
     server.stop()
     code, text = call("check", "--fleet", str(mine))
     assert code == 1 and "next:" in text
-    with pytest.raises(AgentUnavailable), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", "/nowhere")
-        call("serve", "--fleet", "vllm-one-gpu", "--start")
+
+
+def test_serve_names_the_vllm_that_is_missing_or_is_another_program(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "generalist: a\n"
+        f"endpoints: {{e: {{url: 'http://127.0.0.1:{port}/v1', serve: {{model: m}}}}}}\n"
+        "agents:\n  a: {kind: openai, endpoint: e, base: m, card: {role: generalist}}\n"
+    )
+    with pytest.raises(AgentUnavailable, match="no program vllm on the PATH"):
+        call("serve", "--fleet", str(mine), "--start")
+    own = program(tmp_path, "my-vllm", '[ "$1" = --version ] && echo 0.32.0 || exit 3')
+    _, text = call("serve", "--fleet", str(mine), "--vllm", str(own))
+    assert f"{own} serve m --host 127.0.0.1 --port {port}" in text
+    with pytest.raises(AgentUnavailable, match="never answered"):
+        call("serve", "--fleet", str(mine), "--vllm", str(own), "--start")
