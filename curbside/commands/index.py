@@ -107,7 +107,10 @@ def rollback(
 def list_versions(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Every version, what it has more than its parent, what the gate said, which one serves."""
+    """Every version, what it has more than its parent, what the gate said, which one serves.
+
+    Every file of every version is verified.
+    """
     from curbside.errors import IndexCorrupt
 
     store = _versions()
@@ -116,6 +119,7 @@ def list_versions(
         rows = []
         for name in store.names():
             try:
+                store.check(name)
                 rows.append(store.facts(name).model_dump(mode="json"))
             except IndexCorrupt as e:
                 rows.append({"name": name, "damaged": e.message})
@@ -127,14 +131,16 @@ def list_versions(
     for name in store.names():
         mark = "▶" if name == now else " "
         try:
+            store.check(name)
             facts, gate = store.facts(name), store.gate(name)
         except IndexCorrupt as e:
-            typer.echo(f"{mark} {name}  damaged: {e.message}")
+            typer.echo(f"{mark} {name}  {e.message}")
             continue
         cases = ", ".join(f"{n} {role}" for role, n in facts.cases.items())
         grown = " ".join(f"+{n} {role}" for role, n in facts.added.items())
+        grown += f" +{facts.outcomes} reviewed outcomes" if facts.outcomes else ""
         said = "" if gate is None else f"  gate {'passed' if gate.passed else 'NOT passed'}"
-        parent = f"  from {facts.parent} {grown}" if facts.parent else ""
+        parent = f"  from {facts.parent} {grown.strip()}" if facts.parent else ""
         typer.echo(f"{mark} {name}  {facts.created[:16]}  {cases}{parent}{said}")
     typer.echo("history")
     for event in serving.history:

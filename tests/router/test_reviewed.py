@@ -164,7 +164,15 @@ def test_the_command_takes_labels_from_the_ledger(
     listed = call("list")
     assert f"▶ {name}" in listed
     assert "without a gate: a test" in listed
+    assert "reviewed outcomes" in listed
     assert '"versions"' in call("list", "--json")
+    other = next(v for v in open_workspace(home).versions.names() if v != name)
+    tune = open_workspace(home).versions.path(other) / "tune.parquet"
+    kept = tune.read_bytes()
+    tune.unlink()
+    assert f"  {other}  index version {other} is damaged: tune.parquet" in call("list")
+    assert '"damaged"' in call("list", "--json")
+    tune.write_bytes(kept)
     # a version that grows from this one does not forget what reviews taught
     more = write_manifest(tmp_path, "more.csv", {"train": 1}, start=12000)
     child = call("add", str(more)).split("version ")[1]
