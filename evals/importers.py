@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def _vqa_rad(w: Wanted) -> Iterator[Row]:
         files = sorted(folder.glob("VQA_RAD*Public*.json")) if w.path.is_dir() else [w.path]
         if not files:
             raise _not_found(w, "VQA_RAD Dataset Public.json")
-        found = json.loads(files[0].read_text("utf-8"))
+        found = json.loads(files[0].read_text("utf-8-sig"))
     base = folder / "VQA_RAD Image Folder"
     base = base if base.is_dir() else folder
     rows = []
@@ -143,7 +143,7 @@ def _vqa_rad(w: Wanted) -> Iterator[Row]:
             "split": split,
             "shared_image": "yes" if shared else "no",
             "answer": answer,
-            "question_type": str(q.get("question_type", "")).strip(),
+            "question_type": str(q.get("question_type") or "").strip(),
         }
 
 
@@ -226,6 +226,11 @@ def _medmnist(w: Wanted) -> Iterator[Row]:
             n = 1 + max(int(data[f"{s}_labels"].max()) for s in splits)
             if data["train_labels"].shape[1] != 1:
                 raise UserError(f"{file.name} has several labels an image, which no task here has")
+            if (shape := data["train_images"].shape)[3:] not in ((), (3,)):
+                raise UserError(
+                    f"{file.name} holds volumes of {' × '.join(map(str, shape[1:]))}; valid: grey "
+                    "or colour images"
+                )
             names = [*w.labels, *(f"class_{i}" for i in range(len(w.labels), n))][:n]
             for split in splits:
                 labels = data[f"{split}_labels"][:, 0]
@@ -249,10 +254,11 @@ def _folder(w: Wanted) -> Iterator[Row]:
     """A folder of images with a CSV, or with one subfolder a class.
 
     Columns are recognised by their usual names (image or filename, label or dx, patient_id,
-    split …); patients become opaque groups.
+    split …); patients become opaque groups.  Also a table a split: ``train.csv``, or
+    ``train/metadata.csv`` beside its images, as the ``imagefolder`` of Hugging Face has it.
     """
-    tables = sorted(w.path.glob("*.csv")) if w.path.is_dir() else [w.path]
-    found = list(_from_table(tables[0], w)) if tables else list(_from_subfolders(w))
+    tables = _tables(w)
+    found = [r for t in tables for r in _from_table(t, w)] if tables else list(_from_subfolders(w))
     options = sorted({r["label"] for r in found if r["label"]})
     for r in found:
         if len(options) >= 2:
@@ -262,15 +268,43 @@ def _folder(w: Wanted) -> Iterator[Row]:
         yield r
 
 
+def _tables(w: Wanted) -> list[Path]:
+    """The tables that list images: one, or one a split; a folder's own before its subfolders'."""
+    if not w.path.is_dir():
+        return [w.path]
+    every = sorted(w.path.glob("*.csv")) or sorted(w.path.glob("*/*.csv"))
+    listing = [t for t in every if _columns(t)["image"]]
+    if every and not listing:
+        raise _not_found(w, f"one of the columns {', '.join(_SAME['image'])} in {every[0].name}")
+    if len(listing) > 1 and not all(_split_of(t) for t in listing):
+        named = ", ".join(t.relative_to(w.path).as_posix() for t in listing)
+        raise UserError(
+            f"{w.path.name} holds several tables of images and not one a split: {named}",
+            hint=f"give the one that is meant: curbside cases import folder {listing[0]} --out …",
+        )
+    return listing
+
+
+def _split_of(table: Path) -> str:
+    """The split that a table's name or folder says, else ``""``."""
+    return next((n for n in (table.stem, table.parent.name) if n.lower() in _ROLE_OF), "")
+
+
+def _columns(table: Path) -> dict[str, str | None]:
+    """What a table calls the columns that are known, None where it has none."""
+    with table.open(encoding="utf-8-sig", newline="") as f:
+        names = {n.strip().lower(): n for n in csv.DictReader(f).fieldnames or []}
+    return {key: next((names[c] for c in same if c in names), None) for key, same in _SAME.items()}
+
+
 def _from_table(table: Path, w: Wanted) -> Iterator[Row]:
+    column, split = _columns(table), _split_of(table)
+    # tables of several folders may name their images alike
+    prefix = f"{table.parent.name}/" if table.parent not in (w.path, w.path.parent) else ""
+    if column["image"] is None:
+        raise _not_found(w, f"one of the columns {', '.join(_SAME['image'])} in {table.name}")
     with table.open(encoding="utf-8-sig", newline="") as f:
         reader = csv.DictReader(f)
-        names = {n.strip().lower(): n for n in reader.fieldnames or []}
-        column = {
-            key: next((names[c] for c in same if c in names), None) for key, same in _SAME.items()
-        }
-        if column["image"] is None:
-            raise _not_found(w, f"one of the columns {', '.join(_SAME['image'])} in {table.name}")
         files: dict[str, Path] | None = None
         for line in reader:
             said = {k: (line.get(c) or "").strip() if c else "" for k, c in column.items()}
@@ -281,10 +315,10 @@ def _from_table(table: Path, w: Wanted) -> Iterator[Row]:
                     every = (p for p in table.parent.rglob("*") if p.suffix.lower() in _IMAGES)
                     files = {k: p for p in every for k in (p.name, p.stem)}
                 path = files.get(said["image"], path)
-            key = said["group"] or said["image"]
+            key = said["group"] or f"{prefix}{said['image']}"
             yield {
                 "image": _relative(path, w),
-                "role": _role(said["split"], key),
+                "role": _role(said["split"] or split, key),
                 "group": _opaque(key),
                 "modality": said["modality"] or w.modality,
                 "label": said["label"],
@@ -314,55 +348,75 @@ def _datasets(w: Wanted) -> Iterator[Row]:
     Read by pyarrow alone.  Needs an image column (bytes or path) and a ``ClassLabel`` or text
     label; a split is a folder (``train/``) or the beginning of a shard's name.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     shards = sorted([*w.path.rglob("*.arrow"), *w.path.rglob("*.parquet")])
     shards = [s for s in shards if not s.name.startswith("cache-")]
     if not shards:
         raise _not_found(w, ".arrow or .parquet shards")
-    number: dict[str, int] = {}
+    found = []
     for shard in shards:
-        if shard.suffix == ".parquet":
-            table = pq.read_table(shard)
-        else:
-            with pa.memory_map(str(shard)) as source:
-                table = pa.ipc.open_stream(source).read_all()
-        features = _features(table, shard)
-        image, label = _image_and_label(table, features, w)
-        names = features.get(label, {}).get("names") if label else None
+        schema = _shard(shard, []).schema if shard.suffix == ".arrow" else pq.read_schema(shard)
+        features = _features(schema, shard)
+        image, label = _image_and_label(schema.names, features, w)
+        classes = features.get(label, {}).get("names") if label else None
+        found.append((shard, image, label, classes))
+    # labels that are no classes: all there are, whichever shard they are in
+    plain = sorted({
+        str(v)
+        for shard, _, label, classes in found
+        if label and classes is None
+        for v in _shard(shard, [label])[label].unique().to_pylist()
+        if v is not None
+    })  # fmt: skip
+    number: dict[str, int] = {}
+    for shard, image, label, classes in found:
         by_name = shard.stem.split("-")[0].lower()
         folder = shard.parent.name.lower()
         split = by_name if by_name in _ROLE_OF else folder if folder in _ROLE_OF else "train"
-        if names is None and label is not None:
-            names = sorted({str(v) for v in table[label].to_pylist() if v is not None})
-        for row in table.select([c for c in (image, label) if c]).to_pylist():
+        names = plain if classes is None else classes
+        for row in _shard(shard, [c for c in (image, label) if c]).to_pylist():
             i = number[split] = number.get(split, -1) + 1
             name = f"{w.task}-{split}-{i:06d}"
             value = row[label] if label else None
-            said = names[value] if isinstance(value, int) and names else value
+            if classes is not None and isinstance(value, int):
+                # −1 is how the library writes a hidden label
+                value = classes[value] if value >= 0 else None
             yield {
                 "id": name,
                 "image": _relative(_stored(row[image], shard, name, w), w),
                 "role": _role(split, name),
                 "modality": w.modality or w.task,
                 "task": w.task if names else "",
-                "label": "" if said is None else str(said),
-                "options": [str(n) for n in names] if names and len(names) > 1 else [],
+                "label": "" if value is None else str(value),
+                "options": [str(n) for n in names] if len(names) > 1 else [],
             }
 
 
-def _features(table: Any, shard: Path) -> dict[str, Any]:
+def _shard(shard: Path, columns: list[str]) -> Any:
+    """Some columns of a shard, one shard in memory at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if shard.suffix == ".parquet":
+        return pq.read_table(shard, columns=columns)
+    with pa.memory_map(str(shard)) as source:
+        table = pa.ipc.open_stream(source).read_all()
+        return table.select(columns) if columns else table
+
+
+def _features(schema: Any, shard: Path) -> dict[str, Any]:
     """Features as the library describes them: in the schema's metadata or beside the shard."""
-    raw = (table.schema.metadata or {}).get(b"huggingface")
+    raw = (schema.metadata or {}).get(b"huggingface")
     if raw:
         return dict(json.loads(raw)["info"]["features"])
     beside = shard.parent / "dataset_info.json"
     return dict(json.loads(beside.read_text("utf-8"))["features"]) if beside.is_file() else {}
 
 
-def _image_and_label(table: Any, features: Mapping[str, Any], w: Wanted) -> tuple[str, str | None]:
-    columns = table.column_names
+def _image_and_label(
+    columns: Sequence[str], features: Mapping[str, Any], w: Wanted
+) -> tuple[str, str | None]:
     image = next((c for c, f in features.items() if f.get("_type") == "Image"), None)
     image = image or next((c for c in ("image", "img") if c in columns), None)
     if image is None:
