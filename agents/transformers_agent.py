@@ -23,7 +23,7 @@ from curbside.agents.fleet_spec import TransformersSpec
 from curbside.agents.prompting import load_prompt
 from curbside.agents.report_draft import load_report
 from curbside.agents.vision import Ask, Said, Unsaid, VisionAgent, card_of
-from curbside.errors import AgentUnavailable
+from curbside.errors import AgentUnavailable, UserError
 from curbside.storage import tree_digest
 from curbside.study import content_hash
 
@@ -71,12 +71,7 @@ class TransformersEngine:
                     use_safetensors=True,
                 )
                 if self.adapter:
-                    from peft import PeftModel
-
-                    with warnings.catch_warnings():
-                        # peft asks transformers under a name that it is going to drop
-                        warnings.simplefilter("ignore", FutureWarning)
-                        model = PeftModel.from_pretrained(model, self.adapter)
+                    model = self._adapted(model)
             except (OSError, ValueError, ImportError, RuntimeError) as e:
                 raise AgentUnavailable(
                     f"the model cannot be loaded ({type(e).__name__})",
@@ -84,6 +79,30 @@ class TransformersEngine:
                 ) from e
             self._loaded = model.eval().to(self.device), processor
         return self._loaded
+
+    def _adapted(self, model: Any) -> Any:
+        """With the adapter; one of another base would else be left out without a word."""
+        from peft import PeftModel
+
+        from curbside.agents.finetuning.export import check_base
+
+        try:
+            check_base(Path(self.adapter), Path(self.base))
+            with warnings.catch_warnings():
+                # peft asks transformers under a name that it is going to drop
+                warnings.simplefilter("ignore", FutureWarning)
+                # what it finds no weights for stays as it was, which is to do nothing
+                warnings.filterwarnings("error", message="Found missing adapter keys")
+                return PeftModel.from_pretrained(model, self.adapter)
+        except UserWarning:
+            name = Path(self.adapter).name
+            raise AgentUnavailable(
+                f"adapter {name} belongs to another base: it holds nothing for layers of "
+                f"{Path(self.base).name}",
+                hint="name the base that it was made on in the fleet file, or another adapter",
+            ) from None
+        except UserError as e:
+            raise AgentUnavailable(e.message, hint=e.hint) from None
 
     def _say(self, model: Any, processor: Any, ask: Ask) -> Said | Unsaid:
         started = time.perf_counter()

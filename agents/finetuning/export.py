@@ -16,8 +16,16 @@ from curbside.errors import AgentUnavailable, UserError
 from curbside.storage import file_digest, new_folder
 from curbside.study import content_hash
 
-__all__ = ["base_digest", "check_adapter", "for_vllm", "machine", "model_type", "plain",
-           "versions"]  # fmt: skip
+__all__ = [
+    "base_digest",
+    "check_adapter",
+    "check_base",
+    "for_vllm",
+    "machine",
+    "model_type",
+    "plain",
+    "versions",
+]
 
 _WEIGHTS = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
@@ -55,13 +63,7 @@ def check_adapter(adapter: Path, base: Path, digest: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     if (adapter / CARD_FILE).is_file():
-        card = read_card(adapter)
-        if card.base_digest != digest:
-            raise UserError(
-                f"adapter {adapter.name} belongs to base {card.base!r} ({card.base_digest[:12]}), "
-                f"not to {base.name} ({digest[:12]})",
-                hint="adapt the base without it, or name the base that it was made on",
-            )
+        _check_card(adapter, base, digest)
         return
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file() or not (adapter / "adapter_config.json").is_file():
@@ -88,6 +90,26 @@ def check_adapter(adapter: Path, base: Path, digest: str) -> None:
                 f"adapter {adapter.name} belongs to another base: {base.name} {was} ({layer})",
                 hint="adapt the base without it, or name the base that it was made on",
             )
+
+
+def check_base(adapter: Path, base: Path) -> None:
+    """Refuse an adapter whose card names another base than lies in a folder, before it serves.
+
+    Raises:
+        UserError: see above; what has no card, or a base that is no folder, passes.
+    """
+    if (adapter / CARD_FILE).is_file() and base.is_dir():
+        _check_card(adapter, base, base_digest(base))
+
+
+def _check_card(adapter: Path, base: Path, digest: str) -> None:
+    card = read_card(adapter)
+    if card.base_digest != digest:
+        raise UserError(
+            f"adapter {adapter.name} belongs to base {card.base!r} ({card.base_digest[:12]}), "
+            f"not to {base.name} ({digest[:12]})",
+            hint="adapt the base without it, or name the base that it was made on",
+        )
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -37,7 +37,7 @@ from curbside.agents.vision import Ask
 from curbside.cases import read_cases
 from curbside.cli import app
 from curbside.errors import AgentUnavailable, ConfigError, StorageError, UserError
-from curbside.readings import Reading
+from curbside.readings import Failure, Reading
 from curbside.storage import file_digest
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -146,6 +146,22 @@ def test_it_is_loaded_by_peft_and_reads_better(
                  for r, c in zip(said, tune, strict=True)]  # fmt: skip
         right[adapter] = float(np.mean(np.log(truth)))
     assert right["adapted"] > right[""]
+
+
+def test_on_another_base_of_the_same_shape_it_does_not_answer(
+    world: Path, adapted: tuple[Path, AdapterCard], tmp_path: Path
+) -> None:
+    """Its tensors would fit; its card says that they belong elsewhere."""
+    save_llava(tmp_path / "llava", seed=9)
+    shutil.copytree(adapted[0], tmp_path / "adapted")
+    spec = TransformersSpec(
+        kind="transformers", base="llava", adapter="adapted", card=CardSpec(role="generalist"),
+        limits=LIMITS,
+    )  # fmt: skip
+    tune = next(c for c in read_cases(world / "cases" / "cases.jsonl") if c.options)
+    failed = open_transformers_agent("a", spec, tmp_path).read(tune.study())
+    assert isinstance(failed, Failure) and failed.kind == "unavailable"
+    assert "belongs to base 'llava'" in failed.message
 
 
 def test_a_finished_training_is_not_trained_again(

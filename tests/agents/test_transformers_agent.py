@@ -87,6 +87,13 @@ def test_a_model_that_cannot_be_loaded_is_a_failure(tmp_path: Path) -> None:
     assert str(tmp_path) not in failed.message
 
 
+def test_an_adapter_of_another_base_is_a_failure_and_not_the_base(models: Path) -> None:
+    """peft would leave it out with a warning, and the base would answer in its name."""
+    failed = opened(models, "idefics3", "derm").read(study_of(picture(0), question=ASKED))
+    assert isinstance(failed, Failure) and failed.kind == "unavailable"
+    assert "adapter derm belongs to another base" in failed.message
+
+
 def test_a_pickled_checkpoint_is_not_opened(models: Path, tmp_path: Path) -> None:
     import shutil
 
