@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-__all__ = ["has_bfloat16", "one_device", "torch_device"]
+__all__ = ["has_bfloat16", "one_device", "one_thread", "torch_device"]
 
 
 def torch_device() -> torch.device:
@@ -31,3 +33,14 @@ def one_device(arguments: Any) -> Any:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread: how products are cut over threads shows in the last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

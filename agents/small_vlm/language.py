@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from curbside.agents.small_vlm.model import Plan, SmallVlm
@@ -57,11 +58,14 @@ class Base:
     tokenizer: Any
     name: str
     digest: str
-    _kept: dict[Plan, OrderedDict[tuple[int, ...], Tensor]] = field(default_factory=dict)
+    _kept: dict[tuple[Plan, int], OrderedDict[tuple[int, ...], Tensor]] = field(
+        default_factory=dict
+    )
 
     def fresh(self, plan: Plan) -> SmallVlm:
         """A model with its own copy of the weights, since peft puts adapters into them."""
-        kept = self._kept.setdefault(plan, OrderedDict())
+        # on another number of threads the last digits are others, and training is on one
+        kept = self._kept.setdefault((plan, torch.get_num_threads()), OrderedDict())
         return SmallVlm(deepcopy(self.language), plan, kept)
 
     @property

@@ -1,7 +1,8 @@
 """Makes one small VLM of one seed in three stages: align, learn to read, then visual questions.
 
 Every stage leaves a folder of safetensors and is skipped where that is whole and was made of
-the same; within a stage a killed run goes on from its last checkpoint.
+the same; within a stage a killed run goes on from its last checkpoint.  A stage computes on one
+thread, so that its adapter does not say how many the process had.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curbside.agents.device import one_thread
 from curbside.agents.small_vlm.aligning import Aligner, settle
 from curbside.agents.small_vlm.courses import (
     ALIGNING,
@@ -202,7 +204,8 @@ class Maker:
         out = self.folder / name
         if not _is_made(out, mark):
             self._begin(name, mark)
-            peft, took = work(self.folder / f"{name}-work")
+            with one_thread():
+                peft, took = work(self.folder / f"{name}-work")
             with new_folder(out) as folder:
                 save_adapter(peft, folder)
                 _say_made(folder, mark, took)

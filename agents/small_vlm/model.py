@@ -27,6 +27,9 @@ ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 #: Texts whose lower states are kept, about 80 KB each.
 MEMORY = 10_000
+#: Tokens that go through the lower layers at once, at least: for fewer than 16 rows, matrix
+#: products on a processor take another kernel, and the last digits would say what else was asked.
+LEAST = 16
 
 
 @dataclass(frozen=True)
@@ -190,14 +193,18 @@ class SmallVlm(nn.Module):
 
     @torch.no_grad()
     def lower(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """What the frozen layers make of texts, start token first: float32 (1 + n, width) each."""
+        """What the frozen layers make of texts, start token first: float32 (1 + n, width) each.
+
+        On one thread of a processor a text's states are the same bits whatever is asked with it.
+        """
         missing = [x for x in dict.fromkeys(texts) if x not in self._kept]
         # one length at a time: padding would change the last digits
         for length in sorted({len(x) for x in missing}):
             some = [x for x in missing if len(x) == length]
             for at in range(0, len(some), 32):
                 block = some[at : at + 32]
-                for text, states in zip(block, self._lower(block), strict=True):
+                filled = block + block[-1:] * (-(-LEAST // (1 + length)) - len(block))
+                for text, states in zip(block, self._lower(filled), strict=False):
                     self._kept[text] = states
         # models that share them may be on other devices
         out = [self._kept[x].to(self.device) for x in texts]

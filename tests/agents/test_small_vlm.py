@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_language import PLAN, base, features, world
 
+from curbside.agents.device import one_thread
 from curbside.agents.small_vlm.model import SmallVlm
 from curbside.agents.small_vlm.packing import Asked, Group, block_mask, pack, rows_of
 from curbside.agents.small_vlm.speaking import compare, write
@@ -111,6 +113,28 @@ def test_lower_states_are_kept_and_no_image_is_in_them(model: SmallVlm) -> None:
     assert model.lower([(7, 8)])[0] is short
 
 
+def wide() -> SmallVlm:
+    """As wide as SmolLM2: narrower products take one kernel for any number of rows."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=576, intermediate_size=1536, num_hidden_layers=2, num_attention_heads=9,
+        num_key_value_heads=3, vocab_size=300,
+    )  # fmt: skip
+    return SmallVlm(LlamaForCausalLM(config).eval(), replace(PLAN, entry=1))
+
+
+def test_lower_states_do_not_say_what_was_asked_with_them() -> None:
+    """Else a training in a process that has read other texts ends with other bits."""
+    many = [tuple(range(first, first + n)) for n in range(24) for first in range(2, 42)]
+    together, other = wide(), wide()
+    with one_thread():
+        company = together.lower(many)
+        for text, states in zip(many[::7], company[::7], strict=True):
+            assert torch.equal(other.lower([text])[0], states), len(text)
+
+
 def test_gradients_reach_the_projector_and_nothing_of_the_language_model() -> None:
     fresh = base().fresh(PLAN)
     packed = pack([[Group(0, (Asked((7, 8), ((9,),)),))]], VISUAL)
@@ -120,8 +144,6 @@ def test_gradients_reach_the_projector_and_nothing_of_the_language_model() -> No
 
 
 def test_entry_must_be_a_layer() -> None:
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="entry 3"):
         base().fresh(replace(PLAN, entry=3))
 

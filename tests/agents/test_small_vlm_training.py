@@ -179,6 +179,24 @@ def test_a_killed_course_gives_the_same_adapter(
         assert adapter(tmp_path / stage) == adapter(undisturbed / stage), stage
 
 
+def test_a_stage_computes_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many threads a process has must not show in an adapter's last digits."""
+    seen, course = list[int](), making.run_course
+
+    def counted(*args: Any, **given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return course(*args, **given)
+
+    monkeypatch.setattr(making, "run_course", counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        maker(tmp_path).read()
+        assert (seen, torch.get_num_threads()) == ([1, 1], 2)  # aligned, then read
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_full_disk_is_said_and_gone_on_from(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
