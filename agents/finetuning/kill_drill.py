@@ -2,7 +2,9 @@
 
 Each point forks a process that trains, kills it after a random part of the time that an
 undisturbed training takes, and lets the same training go on, sometimes to be killed again.
-The bytes of what was learned must be those of the undisturbed one.
+Half of the kills count that time from the first checkpoint on: on a busy machine nearly all
+others would come before there is one.  The bytes of what was learned must be those of the
+undisturbed one.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 from curbside.agents.finetuning.adapting import adapt
 from curbside.agents.finetuning.recipe import Recipe
-from curbside.agents.finetuning.watch import last_whole
+from curbside.agents.finetuning.watch import WHOLE, last_whole
 from curbside.agents.fleet_spec import FleetSpec
 from curbside.errors import InternalError
 from curbside.storage import file_digest
@@ -78,6 +80,9 @@ def kill_drill(
     def train(out: Path) -> None:
         adapt(agent, manifest, out, spec, Path(), settings, shots=None, seed=0)
 
+    def there() -> bool:
+        return any((folder / "killed" / "work").glob(f"checkpoint-*/{WHOLE}"))
+
     started = time.perf_counter()
     _whole(lambda: train(folder / "whole"))
     seconds = time.perf_counter() - started
@@ -87,7 +92,9 @@ def kill_drill(
         out = folder / "killed"
         died = 0
         for _ in range(rng.randint(1, _MOST)):
-            if not _killed(lambda: train(folder / "killed"), rng.uniform(0.0, seconds)):
+            late, part = rng.random() < 0.5, rng.random()
+            after, ready = (part * seconds / 2, there) if late else (part * seconds, _at_once)
+            if not _killed(lambda: train(folder / "killed"), after, ready):
                 break
             died += 1
             went_on += last_whole(out / "work")[0] is not None
@@ -126,9 +133,17 @@ def _whole(work: Callable[[], None]) -> None:
         raise InternalError(f"a training that nobody killed ended with {code}")
 
 
-def _killed(work: Callable[[], None], after: float) -> bool:
-    """Whether it was still at work after so many seconds; then it is dead."""
+def _killed(work: Callable[[], None], after: float, ready: Callable[[], bool]) -> bool:
+    """Whether it was still at work ``after`` seconds from when it was ready; then it is dead."""
     child = _fork(work)
+    while not ready():
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.005)
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def _at_once() -> bool:
+    return True

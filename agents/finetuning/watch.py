@@ -20,8 +20,9 @@ from curbside.agents.cost import high_water_mib
 from curbside.progress import Show
 from curbside.storage import tree_digest, write_text
 
-__all__ = ["Watch", "last_whole"]
+__all__ = ["WHOLE", "Watch", "last_whole"]
 
+#: Name of the file of checksums, written last.
 WHOLE = "whole.json"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_the_command_tells_an_adapter_that_differs(
     done = CliRunner().invoke(app, ["bench", "finetune-kill", "--points", "1", "--json"])
     assert done.exit_code == 1
     assert json.loads(done.stdout.splitlines()[-1])["same"] == 0
+
+
+def test_a_kill_waits_until_there_is_something_to_go_on_from(tmp_path: Path) -> None:
+    written = tmp_path / "checkpoint"
+
+    def work() -> None:
+        time.sleep(0.2)
+        written.touch()
+        time.sleep(60)
+
+    assert module._killed(work, 0.0, written.exists) and written.exists()
+    assert not module._killed(lambda: None, 0.0, lambda: False), "it had ended by itself"
 
 
 def test_a_training_that_fails_by_itself_is_no_kill(world: Path, tmp_path: Path) -> None:
