@@ -17,9 +17,10 @@ from curbside.assessments import Assessments
 from curbside.config import Config
 from curbside.evals.arms import Arm
 from curbside.evals.detail_schema import Details
-from curbside.evals.details import Looked, look
+from curbside.evals.details import look
 from curbside.evals.frame import Frame
 from curbside.evals.gates import BUDGETS, GATES, case_weights, familiarity, gate_order, gated
+from curbside.evals.looked import Looked
 from curbside.evals.metrics import METRICS, Scorer, Sums, mean_known
 from curbside.evals.novelty import NoveltyValues, answered_at, measure_novelty
 from curbside.evals.outcome_file import RunOutcomes, mean_outcomes
