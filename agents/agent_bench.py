@@ -6,6 +6,9 @@ JSON that comes back; the agent is a closed question asked in one order, image a
 encoded.  Both run in one event loop of one thread.  Rounds alternate and are compared in
 pairs, so that a busy machine hits both alike; processor time per call is told beside the
 rates, since that is what a rate is made of once one thread has no more to give.
+
+A whole reading is told too: beside the call it decodes the study's image and encodes it anew,
+which no bare call does.
 """
 
 from __future__ import annotations
@@ -23,14 +26,19 @@ from typing import Any
 import httpx2
 import numpy as np
 
+from curbside.agents.contract import AgentCard, AnyResponse
 from curbside.agents.endpoint import Endpoint, together
 from curbside.agents.endpoint_agent import EndpointEngine
 from curbside.agents.fake_server import Behaviour, Body, FakeServer, first_letter
 from curbside.agents.fleet_spec import Decoding, EndpointSpec, Limits, Patience
-from curbside.agents.injections import picture
+from curbside.agents.injections import picture, study_of
 from curbside.agents.pictures import png
-from curbside.agents.vision import Ask, Said
+from curbside.agents.prompting import load_prompt
+from curbside.agents.report_draft import load_report
+from curbside.agents.vision import Ask, Said, VisionAgent
 from curbside.errors import InternalError
+from curbside.readings import Reading
+from curbside.study import Question
 
 __all__ = ["AgentBench", "Crowd", "bench_agent"]
 
@@ -59,6 +67,8 @@ class AgentBench:
     Args:
         bare_ms, agent_ms: medians of one call after the other.
         bare, agent: rounds with ``concurrency`` calls at once, in the order taken.
+        reading_ms: median of one ``read`` after the other; reading_rate: studies a second of a
+            ``read_batch``, the median over rounds.
     """
 
     concurrency: int
@@ -68,6 +78,8 @@ class AgentBench:
     agent_ms: float
     bare: tuple[Crowd, ...]
     agent: tuple[Crowd, ...]
+    reading_ms: float
+    reading_rate: float
 
     @property
     def overhead_ms(self) -> float:
@@ -152,6 +164,7 @@ def bench_agent(
                 return singles, crowds
 
         singles, crowds = together([measure()])[0]
+        reading_ms, reading_rate = _readings(engine, calls, rounds, side)
         together([endpoint.close()])
     return AgentBench(
         concurrency=concurrency,
@@ -161,7 +174,34 @@ def bench_agent(
         agent_ms=1000 * float(np.median(singles[1])),
         bare=tuple(crowds[0]),
         agent=tuple(crowds[1]),
+        reading_ms=reading_ms,
+        reading_rate=reading_rate,
     )
+
+
+def _readings(engine: EndpointEngine, calls: int, rounds: int, side: int) -> tuple[float, float]:
+    """Milliseconds of a ``read``, studies a second of a ``read_batch``; medians."""
+    card = AgentCard(name="bench", kind="openai", role="generalist", fingerprint="bench")
+    prompt, report = load_prompt("plain-1"), load_report("chest-1")
+    agent = VisionAgent(card, engine, prompt, report, engine.decoding, Limits())
+    asked = Question(options=("A", "B", "C"))
+    studies = [study_of(picture(i, side=side), question=asked, id=str(i)) for i in range(calls)]
+    times, rates = [], []
+    for _ in range(rounds):
+        for study in studies[: max(calls // 10, 5)]:
+            started = time.perf_counter()
+            _said(agent.read(study))
+            times.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        for response in agent.read_batch(studies):
+            _said(response)
+        rates.append(calls / (time.perf_counter() - started))
+    return 1000 * float(np.median(times)), float(np.median(rates))
+
+
+def _said(response: AnyResponse) -> None:
+    if not isinstance(response, Reading):
+        raise InternalError(f"the fake server gave {response!r}")
 
 
 @contextmanager

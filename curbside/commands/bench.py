@@ -220,6 +220,10 @@ def bench_agent(
         f"  throughput lost {100 * result.throughput_lost:7.1f} %    "
         f"processor time more {100 * result.cpu_more:.1f} %"
     )
+    typer.echo(
+        f"  a whole reading, image decoded and encoded anew: {result.reading_ms:.2f} ms one at a "
+        f"time, {result.reading_rate:.1f} studies/s in a batch"
+    )
 
 
 def bench_finetune_kill(
