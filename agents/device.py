@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["has_bfloat16", "one_device", "one_thread", "torch_device"]
+__all__ = ["has_bfloat16", "on_threads", "one_device", "torch_device"]
 
 
 def torch_device() -> torch.device:
@@ -36,11 +36,15 @@ def one_device(arguments: Any) -> Any:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch computes on one thread: how products are cut over threads shows in the last digits."""
+def on_threads(count: int) -> Iterator[None]:
+    """Torch and numpy compute on so many threads: how products are cut over them shows in the
+    last digits."""
+    from threadpoolctl import threadpool_limits
+
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
-        yield
+        with threadpool_limits(count, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)

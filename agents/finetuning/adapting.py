@@ -8,11 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from curbside.agents.device import on_threads
 from curbside.agents.finetuning.adaptable import encoder_base, report_of, vlm_base
 from curbside.agents.finetuning.card import AdapterCard
 from curbside.agents.finetuning.encoders import finetune_encoder
 from curbside.agents.finetuning.material import material_of
 from curbside.agents.finetuning.recipe import METHODS, PARTS, Recipe, load_recipe
+from curbside.agents.finetuning.runs import began_on
 from curbside.agents.finetuning.vlm import finetune_vlm
 from curbside.agents.fleet_spec import FleetSpec
 from curbside.cases import read_cases
@@ -84,10 +86,11 @@ def adapt(
         + (f"; {material.unusable} cases cannot be used" if material.unusable else "")
         + (f"; {material.passed_by} open questions passed by" if material.passed_by else "")
     )
-    if base is not None:
-        return finetune_vlm(base, material, recipe, out)
-    assert encoder is not None
-    return finetune_encoder(*encoder, material, recipe, out)
+    with on_threads(began_on(out)):
+        if base is not None:
+            return finetune_vlm(base, material, recipe, out)
+        assert encoder is not None
+        return finetune_encoder(*encoder, material, recipe, out)
 
 
 def _encoder(agent: str, spec: FleetSpec) -> tuple[str, Path | None]:

@@ -114,7 +114,7 @@ def finetune_encoder(
         metrics=metrics,
         improved=before is None or best is None or best < before,
         vllm="no: an encoder",
-        machine=machine(),
+        machine=machine(run.threads),
         versions=versions("torch", "transformers", "peft", "accelerate"),
         intended_use="Not stated.",
         limits=_LIMITS,

@@ -182,13 +182,14 @@ def plain(folder: Path, base: str) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def machine() -> str:
-    """What this runs on, in words."""
+def machine(threads: int | None = None) -> str:
+    """What this runs on, in words; ``threads``: that a training computed on."""
     import torch
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+    on = "" if threads is None else f", {threads} thread{'s' if threads > 1 else ''}"
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores{on}"
 
 
 def versions(*names: str) -> dict[str, str]:

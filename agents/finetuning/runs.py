@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from curbside.agents.device import has_bfloat16, torch_device
 from curbside.agents.finetuning.card import CARD_FILE, AdapterCard, read_card
 from curbside.agents.finetuning.recipe import Recipe
@@ -26,10 +28,20 @@ from curbside.storage import new_folder, write_text
 if TYPE_CHECKING:
     from curbside.agents.finetuning.watch import Watch
 
-__all__ = ["Run", "Trained", "arguments", "fit", "go_on", "half_precision", "metrics_of",
-           "quiet"]  # fmt: skip
+__all__ = [
+    "Run",
+    "Trained",
+    "arguments",
+    "began_on",
+    "fit",
+    "go_on",
+    "half_precision",
+    "metrics_of",
+    "quiet",
+]
 
 RUN_FILE = "run.json"
+_THREADS = "threads"
 _FREE_BYTES = 2**20
 
 
@@ -53,7 +65,8 @@ class Run:
     """The folder of one training.
 
     Args:
-        facts: name → digest or value of everything the adapter depends on.
+        facts: name → digest or value of everything the adapter depends on; beside them stays on
+            how many threads it began, since on others the last digits would be others.
 
     Raises:
         UserError: the folder holds another training, or something else.
@@ -63,6 +76,9 @@ class Run:
         self.out, self.facts = out, dict(facts)
         self.work = out / "work"
         known = self._known()
+        self.threads = _threads(known or {}) or torch.get_num_threads()
+        if known is not None:
+            known.pop(_THREADS, None)
         if known is not None and known != self.facts:
             other = sorted(k for k in {**known, **self.facts} if known.get(k) != self.facts.get(k))
             raise UserError(
@@ -75,7 +91,7 @@ class Run:
                 f"{out} is not empty and holds no training of curbside", hint="give another --out"
             )
         if known is None:
-            write_text(out / RUN_FILE, json.dumps(self.facts, indent=1) + "\n")
+            write_text(out / RUN_FILE, self._told())
 
     def _known(self) -> dict[str, str] | None:
         try:
@@ -99,7 +115,25 @@ class Run:
         """A folder to write the adapter into; on success it takes the place of everything."""
         with new_folder(self.out) as temporary:
             yield temporary
-            (temporary / RUN_FILE).write_text(json.dumps(self.facts, indent=1) + "\n", "utf-8")
+            (temporary / RUN_FILE).write_text(self._told(), "utf-8")
+
+    def _told(self) -> str:
+        return json.dumps({**self.facts, _THREADS: str(self.threads)}, indent=1) + "\n"
+
+
+def began_on(out: Path) -> int:
+    """How many threads the training in a folder began on; where there is none, torch's now."""
+    try:
+        found = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # whether it is damaged, Run says
+        found = None
+    return _threads(found if isinstance(found, dict) else {}) or torch.get_num_threads()
+
+
+def _threads(facts: Mapping[str, str]) -> int:
+    """0 where none is said."""
+    said = facts.get(_THREADS, "")
+    return int(said) if isinstance(said, str) and said.isdecimal() else 0
 
 
 def half_precision(recipe: Recipe) -> bool:

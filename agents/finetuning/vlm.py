@@ -133,7 +133,7 @@ def finetune_vlm(
         planned_steps=trained.planned,
         metrics=metrics_of(trained),
         vllm=f"no: it also adapts {', '.join(other)}" if other else "",
-        machine=machine(),
+        machine=machine(run.threads),
         versions=versions("torch", "transformers", "peft", "trl", "accelerate"),
         intended_use=base.intended_use or "Not stated.",
         limits=_LIMITS + ("" if kind in FAMILIES else f" Models of type {kind} are not verified."),

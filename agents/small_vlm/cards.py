@@ -69,7 +69,7 @@ def made_card(
         planned_steps=steps,
         metrics=_of_stages(took) | dict(metrics),
         vllm="no: vLLM knows no model whose image enters at an upper layer",
-        machine=machine(),
+        machine=machine(1),
         versions=versions("torch", "transformers", "peft", "accelerate"),
         intended_use=INTENDED_USE,
         limits=LIMITS,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curbside.agents.device import one_thread
+from curbside.agents.device import on_threads
 from curbside.agents.small_vlm.aligning import Aligner, settle
 from curbside.agents.small_vlm.courses import (
     ALIGNING,
@@ -204,7 +204,7 @@ class Maker:
         out = self.folder / name
         if not _is_made(out, mark):
             self._begin(name, mark)
-            with one_thread():
+            with on_threads(1):
                 peft, took = work(self.folder / f"{name}-work")
             with new_folder(out) as folder:
                 save_adapter(peft, folder)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_language import PLAN, base, features, world
 
-from curbside.agents.device import one_thread
+from curbside.agents.device import on_threads
 from curbside.agents.small_vlm.model import SmallVlm
 from curbside.agents.small_vlm.packing import Asked, Group, block_mask, pack, rows_of
 from curbside.agents.small_vlm.speaking import compare, write
@@ -129,7 +129,7 @@ def test_lower_states_do_not_say_what_was_asked_with_them() -> None:
     """Else a training in a process that has read other texts ends with other bits."""
     many = [tuple(range(first, first + n)) for n in range(24) for first in range(2, 42)]
     together, other = wide(), wide()
-    with one_thread():
+    with on_threads(1):
         company = together.lower(many)
         for text, states in zip(many[::7], company[::7], strict=True):
             assert torch.equal(other.lower([text])[0], states), len(text)
