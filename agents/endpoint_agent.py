@@ -179,15 +179,27 @@ def served_name(spec: EndpointAgentSpec) -> str:
 
 
 def open_endpoint_agent(
-    name: str, spec: EndpointAgentSpec, endpoint: EndpointSpec, folder: Path | None = None
+    name: str,
+    spec: EndpointAgentSpec,
+    endpoint: EndpointSpec,
+    folder: Path | None = None,
+    *,
+    servers: dict[str, Endpoint] | None = None,
 ) -> VisionAgent:
     """An agent of kind ``openai`` of a fleet file; nothing is called yet.
+
+    Args:
+        servers: endpoints that other agents opened, by name; this one's is taken from there or
+            added.  Agents of one server share its breaker, its crowd and its connections.
 
     Raises:
         ConfigError: the prompt or report template is wrong, or the key is not set.
     """
     prompt, report = load_prompt(spec.prompt, folder), load_report(spec.report, folder)
     mark = content_hash("openai", spec.base, spec.adapter)
-    engine = EndpointEngine(Endpoint(spec.endpoint, endpoint), served_name(spec), spec.decoding)
+    known = {} if servers is None else servers
+    if spec.endpoint not in known:
+        known[spec.endpoint] = Endpoint(spec.endpoint, endpoint)
+    engine = EndpointEngine(known[spec.endpoint], served_name(spec), spec.decoding)
     card = card_of(name, "openai", spec, mark)
     return VisionAgent(card, engine, prompt, report, spec.decoding, spec.limits)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from curbside.agents.contract import Agent
 from curbside.agents.cost import BuildCost, Costed
@@ -20,6 +21,9 @@ from curbside.agents.kinds import opener
 from curbside.config import model_digest
 from curbside.errors import ConfigError
 from curbside.study import content_hash
+
+if TYPE_CHECKING:
+    from curbside.agents.endpoint import Endpoint
 
 __all__ = ["open_agent", "open_fleet", "stored_agents"]
 
@@ -51,6 +55,7 @@ def open_fleet(
     specialists: dict[str, str] = {}
     generalists: list[str] = []
     cost: dict[str, BuildCost] = dict(trained.build_cost) if trained else {}
+    servers: dict[str, Endpoint] = {}
     for name, agent in spec.agents.items():
         if isinstance(agent, EmbeddedSpec):
             assert trained is not None
@@ -60,7 +65,7 @@ def open_fleet(
             }
             generalists += [n for n in trained.colleagues if n in opened]
         else:
-            opened = {name: open_agent(name, agent, spec, folder)}
+            opened = {name: open_agent(name, agent, spec, folder, servers)}
             if not isinstance(agent, PersonSpec) and agent.card.role == "specialist":
                 for modality in agent.card.modalities:
                     specialists.setdefault(modality, name)
@@ -99,12 +104,22 @@ def open_fleet(
     )
 
 
-def open_agent(name: str, agent: AgentSpec, spec: FleetSpec, folder: Path | None = None) -> Agent:
-    """One agent that is no embedded one.  Raises ConfigError and MissingExtra."""
+def open_agent(
+    name: str,
+    agent: AgentSpec,
+    spec: FleetSpec,
+    folder: Path | None = None,
+    servers: dict[str, Endpoint] | None = None,
+) -> Agent:
+    """One agent that is no embedded one.  Raises ConfigError and MissingExtra.
+
+    Args:
+        servers: endpoints that are open already, by name; filled up.
+    """
     open_ = opener(agent.kind)
     found: Agent
     if agent.kind == "openai":
-        found = open_(name, agent, spec.endpoints[agent.endpoint], folder)
+        found = open_(name, agent, spec.endpoints[agent.endpoint], folder, servers=servers)
     elif agent.kind in ("transformers", "encoder", "small-vlm"):
         found = open_(name, agent, folder)
     else:

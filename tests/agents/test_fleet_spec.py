@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from curbside.agents import kinds
 from curbside.agents.contract import AgentCard, FakeAgent
+from curbside.agents.endpoint_agent import EndpointEngine
 from curbside.agents.fleet import Fleet
 from curbside.agents.fleet_spec import FleetSpec, fleet_path, load_fleet_spec, shipped_fleets
 from curbside.agents.kinds import KINDS, kind_problem, opener
 from curbside.agents.opening import open_fleet
+from curbside.agents.vision import VisionAgent
 from curbside.errors import ConfigError, MissingExtra
 from curbside.readings import Abstention
 from curbside.study import Study
@@ -168,6 +170,18 @@ def test_kinds_mix_and_the_first_specialist_serves(
     assert open_fleet(changed, stored=lambda: fleet).fingerprint != opened.fingerprint
     with pytest.raises(ConfigError, match="none of the fleet's agents"):
         open_fleet(spec.model_copy(update={"generalist": "no"}), stored=lambda: fleet)
+
+
+def test_agents_of_one_endpoint_share_its_breaker_and_its_crowd() -> None:
+    spec = load_fleet_spec(fleet_path("vllm-one-gpu"))
+    opened = open_fleet(spec, stored=lambda: pytest.fail("nothing is trained")).agents
+    engines = {n: a.engine for n, a in opened.items() if isinstance(a, VisionAgent)}
+    ends = {n: e.endpoint for n, e in engines.items() if isinstance(e, EndpointEngine)}
+    assert len(ends) == 4
+    assert ends["qwen-vl"] is ends["qwen-vl-derm"] is ends["qwen-vl-histology"]
+    assert ends["medgemma"] is not ends["qwen-vl"]
+    models = {n: e.model for n, e in engines.items() if isinstance(e, EndpointEngine)}
+    assert models["qwen-vl-derm"] == "derm" and models["qwen-vl-histology"] == "histology"
 
 
 def test_a_pattern_that_fits_nothing_is_said(fleet: Fleet) -> None:

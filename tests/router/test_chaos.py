@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests_router_world import TASKS, World, make_world, picture
 
-from curbside.agents.endpoint import together
+from curbside.agents.endpoint import Endpoint, together
 from curbside.agents.endpoint_agent import open_endpoint_agent
 from curbside.agents.fake_server import Behaviour, FakeServer, first_letter
 from curbside.agents.fleet_spec import (
@@ -55,15 +55,16 @@ class Fleet:
     def router(self, policy: Any = None, **patience: Any) -> Router:
         kept = PATIENCE.model_copy(update=patience)
         servers = {
-            "specialist-xray": self.first,
-            "specialist-ct": self.first,
-            "generalist": self.second,
+            "specialist-xray": ("first", self.first),
+            "specialist-ct": ("first", self.first),
+            "generalist": ("second", self.second),
         }
-        for name, server in servers.items():
+        opened: dict[str, Endpoint] = {}
+        for name, (endpoint, server) in servers.items():
             role = name.partition("-")[0]
             spec = EndpointAgentSpec(
                 kind="openai",
-                endpoint="e",
+                endpoint=endpoint,
                 base="fake",
                 card=CardSpec(
                     role="specialist" if role == "specialist" else "generalist",
@@ -73,7 +74,8 @@ class Fleet:
                 limits=Limits(greatest_side=32),
             )
             where = EndpointSpec(url=server.url, patience=kept)
-            self.world.agents[name] = open_endpoint_agent(name, spec, where)  # type: ignore[assignment]  # in the place of a fake
+            agent = open_endpoint_agent(name, spec, where, servers=opened)
+            self.world.agents[name] = agent  # type: ignore[assignment]  # in the place of a fake
             self.agents.append(self.world.agents[name])
         return self.world.router(self.home, policy)
 
@@ -227,6 +229,19 @@ def test_a_cascade_under_failure_replays(fleet: Fleet) -> None:
         assert not again.changed and not again.missing
         assert again.verdict.answered == (record.outcome.status is Status.ANSWERED)
         assert again.answer == (record.outcome.answer or record.outcome.provisional)
+
+
+def test_what_one_agent_learns_of_a_server_holds_for_all_of_its_agents(fleet: Fleet) -> None:
+    """The breaker is the server's: an adapter of a base that is down is not asked either."""
+    router = fleet.router(open_after=3, probe_seconds=60, attempts=1, concurrency=1)
+    fleet.first.behave = always(BAD["error"])
+    for i in range(3):
+        router.read(study(i))
+    asked = len(fleet.first.requests)
+    record = router.read(study(9, "ct", "lungs"))
+    assert record.outcome.route == ("specialist-ct", "generalist")
+    assert "left alone" in render(record) and record.outcome.reader == "generalist"
+    assert len(fleet.first.requests) == asked
 
 
 def test_a_server_that_dies_and_comes_back(fleet: Fleet) -> None:
