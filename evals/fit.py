@@ -64,7 +64,8 @@ KINDS: Mapping[str, type[AnyPolicy]] = MappingProxyType(
         "consult": ConsultPolicy,
     }
 )
-_SUPPORTS = (0.0, 50.0, 100.0, 200.0, 1e6)
+#: Not 0: a specialist without a training case behind it is not preferred.
+_SUPPORTS = (1.0, 50.0, 100.0, 200.0, 1e6)
 Values = tuple[float | bool, ...]
 _GRIDS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
     {
@@ -76,7 +77,7 @@ _GRIDS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
         },
         "average": {
             "weight": tuple(round(0.1 * i, 1) for i in range(1, 10)),
-            "minimum_support": _SUPPORTS,
+            "minimum_support": (0.0, *_SUPPORTS[1:]),
         },
         "consult": {"escalate_below": tuple(round(0.1 * i, 1) for i in range(3, 11))},
     }

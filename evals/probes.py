@@ -67,7 +67,7 @@ class Expected(_Strict):
 
     outcome: Literal["answered", "referred"]
     reader: str | None = None
-    """Whose reading answers, or is provisional."""
+    """Whose reading answers or is provisional, or is part of the mean that does."""
     asked: list[str] | None = None
     """Exactly these agents, in any order."""
     never_asked: list[str] = Field(default_factory=list)
@@ -84,6 +84,9 @@ class Probe(_Strict):
     """Kinds of policy that it holds for."""
     where: dict[str, bool] = Field(default_factory=dict)
     """Switches of the policy, as they must stand for it to hold."""
+    within: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """Thresholds of the policy between which it holds, the upper one excluded; others do not
+    pose its question."""
     facts: Facts = Facts()
     readings: dict[str, Said] = Field(default_factory=dict)
     """By agent; an agent that is not named reads with certainty."""
@@ -135,7 +138,7 @@ def run_probes(probes: Sequence[Probe], config: PolicyConfig) -> list[ProbeResul
         weights = decided.weights[i]
         got = {
             "outcome": "answered" if decided.answered[i] else "referred",
-            "reader": AGENTS[int(weights.argmax())] if weights.any() else None,
+            "reader": [a for a, w in zip(AGENTS, weights.tolist(), strict=True) if w > 0],
             "asked": sorted(a for a, asked in zip(AGENTS, decided.asked[i], strict=True) if asked),
             "reason": codes(policy)[int(decided.reason[i])],
         }
@@ -144,15 +147,20 @@ def run_probes(probes: Sequence[Probe], config: PolicyConfig) -> list[ProbeResul
 
 
 def _as_wanted(probe: Probe, config: PolicyConfig) -> bool:
-    return all(getattr(config, switch, None) == value for switch, value in probe.where.items())
+    switches = all(getattr(config, k, None) == value for k, value in probe.where.items())
+    return switches and all(
+        low <= getattr(config, k, float("nan")) < high for k, (low, high) in probe.within.items()
+    )
 
 
 def _wrong(expect: Expected, got: Mapping[str, Any]) -> tuple[str, ...]:
     wrong = []
-    for key in ("outcome", "reader", "reason"):
-        wanted = getattr(expect, key)
-        if wanted is not None and wanted != got[key]:
-            wrong.append(f"{key} {got[key]}, not {wanted}")
+    if expect.outcome != got["outcome"]:
+        wrong.append(f"outcome {got['outcome']}, not {expect.outcome}")
+    if expect.reader is not None and expect.reader not in got["reader"]:
+        wrong.append(f"reader {' + '.join(got['reader']) or 'nobody'}, not {expect.reader}")
+    if expect.reason is not None and expect.reason != got["reason"]:
+        wrong.append(f"reason {got['reason']}, not {expect.reason}")
     if expect.asked is not None and sorted(expect.asked) != got["asked"]:
         wrong.append(f"asked {', '.join(got['asked']) or 'nobody'}, not {', '.join(expect.asked)}")
     wrong += [f"asked {a}" for a in expect.never_asked if a in got["asked"]]

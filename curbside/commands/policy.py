@@ -52,6 +52,7 @@ def policy_fit(
     from curbside.errors import UserError
     from curbside.evals.fit import KINDS, refuse, variant_of
     from curbside.evals.policy_session import fit_built
+    from curbside.evals.probes import load_probes, run_probes
     from curbside.home import config_path, home
     from curbside.router.workspace import Workspace
 
@@ -79,6 +80,10 @@ def policy_fit(
     settings = policy.model_dump(exclude={"kind"})
     typer.echo("  " + ", ".join(f"{k} {_value(v)}" for k, v in settings.items()))
     typer.echo(f"  floor: {provenance.floor_from}")
+    results = run_probes(load_probes(), policy)
+    failed = [r.probe.name for r in results if not r.passed]
+    said = f"; not {', '.join(failed)}" if failed else ""
+    typer.echo(f"probes    {len(results) - len(failed)} of {len(results)} hold{said}")
     typer.echo(f"written   {out}")
     typer.echo(f"next      curbside eval run --cases MANIFEST --out DIR --policy {out}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -254,9 +255,26 @@ def test_every_kind_of_policy_can_be_printed(tmp_path, monkeypatch, curbside_hom
     result = CliRunner().invoke(app, ["policy", "fit", "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert said in result.output
+    assert re.search(r"^probes    (\d+) of \1 hold$", result.output, re.M)
     assert load_policy(out) == policy
     refused = CliRunner().invoke(app, ["policy", "fit", "--out", str(out), "--role", "test"])
     assert refused.exit_code != 0 and isinstance(refused.exception, UserError)
+
+
+def test_a_policy_that_fails_a_probe_is_named_at_once(tmp_path, monkeypatch, curbside_home):
+    from curbside.cli import app
+    from curbside.config import Config, save_config
+    from curbside.evals import policy_session
+
+    save_config(Config(), curbside_home / "curbside.yaml")
+    gateless = TierPolicy(alpha=0)
+    monkeypatch.setattr(policy_session, "fit_built", lambda w, **given: (gateless, PROVENANCE))
+    out = tmp_path / "fitted.yaml"
+    result = CliRunner().invoke(app, ["policy", "fit", "--out", str(out), "--alpha", "0"])
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"^probes    \d+ of 18 hold; not .*novel-goes-to-a-person", result.output, re.M
+    )
 
 
 PROVENANCE = PolicyProvenance(

@@ -13,6 +13,7 @@ from curbside.config import (
     TierPolicy,
 )
 from curbside.errors import ConfigError
+from curbside.evals.fit import grid_of, variants
 from curbside.evals.probes import load_probes, run_probes
 
 SHIPPED = [
@@ -35,6 +36,35 @@ def test_every_probe_holds(policy: PolicyConfig) -> None:
     results = run_probes(load_probes(), policy)
     assert not [(r.probe.name, r.wrong) for r in results if not r.passed]
     assert {r.probe.sort for r in results} == {"negative", "collision", "fallback", "stress"}
+
+
+def test_no_setting_that_fit_may_choose_fails_a_probe() -> None:
+    """Floors are certified or set by hand, so any may come with any setting."""
+    probes, failed, posed = load_probes(), set(), set()
+    tried = variants(alpha=0.05, referral=0.375)
+    for name, (kind, keys) in tried.items():
+        # of a fine grid the ends and some in between
+        few = {k: tuple(dict.fromkeys((*v[::4], v[-1]))) for k, v in keys.items()}
+        for config in grid_of(kind, few):
+            for floor in (0.0, 0.45, 0.9):
+                policy = config.model_copy(update={"alpha": 0.05, "floor": floor})
+                results = run_probes(probes, policy)
+                posed |= {(name, r.probe.name) for r in results}
+                failed |= {(name, r.probe.name, *r.wrong) for r in results if not r.passed}
+    assert not failed
+    kinds = {p.name: {k for n, (k, _) in tried.items() if (n, p.name) in posed} for p in probes}
+    assert all(kinds[p.name] == set(p.policies) for p in probes)
+
+
+def test_a_threshold_that_does_not_pose_the_question_is_left_out() -> None:
+    name = "unsure-specialist-against-sure-generalist-cascade"
+    for level, asked in ((0.4, False), (0.41, True), (1.0, True)):
+        found = {
+            r.probe.name for r in run_probes(load_probes(), CascadePolicy(escalate_below=level))
+        }
+        assert (name in found) == asked
+    probe = next(p for p in load_probes() if p.name == name)
+    assert run_probes([probe], TierPolicy()) == []
 
 
 def test_disagreement_ends_as_the_switch_says() -> None:
