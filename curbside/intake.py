@@ -37,6 +37,8 @@ Told = dict[str, Any] | Study | ImageError
 
 #: Headers that are asked for ahead of where the walk is.
 _AHEAD = 64
+#: Names of one folder that are in memory at a time.
+_LISTED = 8192
 #: Reasons that are no loss to a study: it holds reports and plans beside its images.
 _NO_LOSS = frozenset({"wrong_type", "not_an_image"})
 
@@ -256,15 +258,71 @@ def sources_in(start: Path | bytes) -> Iterator[Found]:
     if not start.is_dir():
         yield from _opened(start, str(start.parent))
         return
-    closed: list[OSError] = []
-    for folder, below, names in os.walk(start, onerror=closed.append):
-        below[:] = sorted(n for n in below if not n.startswith((".", "__MACOSX")))
-        for name in sorted(names):
-            if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini"):
-                yield from _opened(Path(folder, name), folder)
-    for e in closed:
-        problem = ImageError("unreadable", f"the folder cannot be read ({e.strerror})")
-        yield Path(os.fsdecode(e.filename)), str(start), problem
+    #: folders that are open, the innermost last, each with those in it that are still to come
+    within: list[tuple[str, Iterator[str]]] = [("", iter((str(start),)))]
+    while within:
+        outer, below = within[-1]
+        folder = outer
+        try:
+            inner = next(below, None)
+            if inner is None:
+                within.pop()
+                continue
+            folder = inner
+            for name in _names(folder, folders=False):
+                if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini"):
+                    yield from _opened(Path(folder, name), folder)
+            within.append((folder, _below(folder)))
+        except ImageError as e:
+            yield Path(folder), str(start), e
+
+
+def _below(folder: str) -> Iterator[str]:
+    for name in _names(folder, folders=True):
+        if not name.startswith((".", "__MACOSX")):
+            yield str(Path(folder, name))
+
+
+def _names(folder: str, *, folders: bool) -> Iterator[str]:
+    """Names of a folder's files, or of the folders in it (no links to such), in order.
+
+    A large folder is looked through again after every :data:`_LISTED` of them, so that no more
+    than twice as many names are in memory however many there are.
+
+    Raises:
+        ImageError: the folder cannot be read.
+    """
+    after, whole = "", False
+    while not whole:
+        first: list[str] = []
+        last, whole = "", True
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name <= after or (not whole and name > last):
+                        continue
+                    if _is_folder(entry, links=not folders) != folders:
+                        continue
+                    first.append(name)
+                    if len(first) == 2 * _LISTED:
+                        first.sort()
+                        del first[_LISTED:]
+                        last, whole = first[-1], False
+        except OSError as e:
+            raise ImageError("unreadable", f"the folder cannot be read ({e.strerror})") from None
+        first.sort()
+        if not whole:
+            del first[_LISTED:]
+        yield from first
+        after = first[-1] if first else after
+
+
+def _is_folder(entry: os.DirEntry[str], *, links: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=links)
+    except OSError:
+        return False
 
 
 def _opened(source: Path | bytes, folder: str) -> Iterator[Found]:

@@ -8,7 +8,8 @@ most a few hundred images:
   ``pooled_sha256`` and ``grid_sha256`` (each over the digests and then the tensor's bytes).
 
 A segment is written under a temporary name, flushed and renamed, so it is there whole or
-not at all, and what is there is never changed.  Reading is by memory map.  The checksum of
+not at all, and what is there is never changed.  Reading is by memory map, and few segments
+stay mapped.  The checksum of
 a tensor is verified when this process first uses it (25 MB take some 15 ms); a segment that
 fails is deleted with a warning, and its images are encoded again.  Not thread-safe by
 itself: :class:`curbside.indexes.features.FeatureSource` holds a lock around it.
@@ -21,6 +22,7 @@ import json
 import logging
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curbside.errors import StorageError
+from curbside.indexes.digest_rows import DigestRows, check_digests
 from curbside.storage import write_bytes
 
 __all__ = ["FORMAT", "SEGMENT_ROWS", "FeatureCache", "Row"]
@@ -41,6 +44,8 @@ SEGMENT_ROWS = 512
 #: From this many segments with few rows, the smallest are merged.
 _MERGE_FROM = 32
 _FEW_ROWS = 64
+#: Bytes of tensors that stay mapped: two of the largest segments, or twenty of a batch's.
+_MAPPED = 64 * 2**20
 #: Seconds after which a temporary file is taken for what a killed process left.
 _LEFTOVER_AGE = 3600.0
 
@@ -58,28 +63,47 @@ class _Damaged(Exception):
     """A segment is not what its header says; never leaves this module."""
 
 
+class _Header(NamedTuple):
+    """What a segment says of itself: digests of its rows, and where each tensor lies (dtype,
+    shape, offset, checksum)."""
+
+    digests: tuple[str, ...]
+    where: dict[str, tuple[np.dtype[Any], tuple[int, ...], int, str]]
+
+
 class _Segment:
-    """One file: header read and checked against the file's size, tensors mapped on demand."""
+    """One file, checked against its size when it is opened; tensors are mapped on demand.
+
+    Its header is not kept but read again with the first tensor: a long batch has thousands open.
+    """
 
     def __init__(self, path: Path, dimensions: int, grid_shape: tuple[int, ...] | None) -> None:
         self.path = path
-        self._checked: dict[str, NDArray[Any]] = {}
+        self._dimensions, self._grid_shape = dimensions, grid_shape
+        self._where: dict[str, tuple[np.dtype[Any], tuple[int, ...], int, str]] = {}
+        self._checked: set[str] = set()
+        self._mapped: dict[str, NDArray[Any]] = {}
+        self.rows = 0
+
+    def header(self) -> _Header:
+        """Read and check the header.  Raises _Damaged, OSError."""
         try:
-            with path.open("rb") as f:
+            with self.path.open("rb") as f:
                 length = int.from_bytes(f.read(8), "little")
-                size = path.stat().st_size
+                size = self.path.stat().st_size
                 if not 2 <= length <= size - 8:
                     raise _Damaged("it is cut short")
                 header: dict[str, Any] = json.loads(f.read(length))
             metadata = header["__metadata__"]
-            self.digests: tuple[str, ...] = tuple(json.loads(metadata["digests"]))
-            n = len(self.digests)
+            digests: tuple[str, ...] = tuple(json.loads(metadata["digests"]))
+            check_digests(digests)
+            self.rows = n = len(digests)
             shapes: dict[str, tuple[str, np.dtype[Any], tuple[int, ...]]] = {
-                "pooled": ("F32", np.dtype("<f4"), (n, dimensions))
+                "pooled": ("F32", np.dtype("<f4"), (n, self._dimensions))
             }
-            if grid_shape is not None:
-                shapes["grid"] = ("F16", np.dtype("<f2"), (n, *grid_shape))
-            self._where: dict[str, tuple[np.dtype[Any], tuple[int, ...], int, str]] = {}
+            if self._grid_shape is not None:
+                shapes["grid"] = ("F16", np.dtype("<f2"), (n, *self._grid_shape))
+            where = {}
             for name, (code, dtype, shape) in shapes.items():
                 entry = header[name]
                 start, end = entry["data_offsets"]
@@ -87,22 +111,31 @@ class _Segment:
                     raise _Damaged(f"{name} is {entry['dtype']} {entry['shape']}")
                 if end - start != dtype.itemsize * int(np.prod(shape)) or 8 + length + end > size:
                     raise _Damaged("it is cut short")
-                self._where[name] = (dtype, shape, 8 + length + start, metadata[f"{name}_sha256"])
+                where[name] = (dtype, shape, 8 + length + start, metadata[f"{name}_sha256"])
+            return _Header(digests, where)
         except (ValueError, KeyError, TypeError) as e:
             raise _Damaged(f"its header cannot be read ({type(e).__name__})") from None
 
     def tensor(self, name: str) -> NDArray[Any]:
-        """The mapped tensor, its checksum verified on the first call."""
-        if name not in self._checked:
+        """The mapped tensor, its checksum verified on the first call.  Raises _Damaged, OSError."""
+        if name not in self._mapped:
+            digests: tuple[str, ...] = ()
+            if name not in self._checked:
+                digests, self._where = self.header()
             dtype, shape, offset, checksum = self._where[name]
             try:
                 mapped = np.memmap(self.path, dtype, "r", offset, shape)
             except ValueError as e:  # the file has become shorter since its header was read
                 raise _Damaged("it is cut short") from e
-            if _checksum(self.digests, mapped) != checksum:
+            if name not in self._checked and _checksum(digests, mapped) != checksum:
                 raise _Damaged(f"the checksum of {name} differs")
-            self._checked[name] = mapped
-        return self._checked[name]
+            self._checked.add(name)
+            self._mapped[name] = mapped
+        return self._mapped[name]
+
+    def unmap(self, name: str) -> None:
+        """Let go of a mapped tensor; rows of it that others hold stay."""
+        self._mapped.pop(name, None)
 
 
 class FeatureCache:
@@ -124,8 +157,12 @@ class FeatureCache:
         self.folder = folder / f"features-{FORMAT}-{fingerprint[:32]}"
         self._dimensions = dimensions
         self._grid_shape = grid_shape
-        self._segments: dict[str, _Segment] = {}
-        self._rows: dict[str, tuple[_Segment, int]] = {}
+        #: number → segment, in the order taken up
+        self._segments: dict[int, _Segment] = {}
+        self._rows = DigestRows()
+        self._next = 0
+        #: (segment, tensor) → bytes, of those that are mapped, the latest used last
+        self._mapped: OrderedDict[tuple[int, str], int] = OrderedDict()
         self._remove_leftovers()
         self.refresh()
 
@@ -138,8 +175,8 @@ class FeatureCache:
             found = {p.name: p for p in self.folder.glob("[0-9a-f]*.safetensors")}
         except OSError as e:
             raise self._unreadable(e) from e
-        for name in sorted(found.keys() - self._segments.keys()):
-            self._open(found[name])
+        known = {s.path.name for s in self._segments.values()}
+        self._open([found[name] for name in sorted(found.keys() - known)])
 
     def get(self, digest: str, *, grid: bool) -> Row | None:
         """The row of an image, or None.  Without ``grid`` only the pooled part is touched.
@@ -147,22 +184,38 @@ class FeatureCache:
         Raises:
             StorageError: the disk fails; a damaged segment is dropped instead.
         """
-        while digest in self._rows:
-            segment, i = self._rows[digest]
+        while (place := self._rows.find(digest)) is not None:
+            number, i = place
+            segment = self._segments[number]
             try:
-                pooled = segment.tensor("pooled")[i]
+                pooled = self._tensor(number, "pooled")[i]
                 if not grid or self._grid_shape is None:
                     return Row(pooled, None)
-                return Row(pooled, segment.tensor("grid")[i])
+                return Row(pooled, self._tensor(number, "grid")[i])
             except FileNotFoundError:  # another process merged it into a larger one
-                self._drop(segment)
+                self._drop(number)
                 self.refresh()
             except _Damaged as e:
                 self._delete(segment.path, e)
-                self._drop(segment)
+                self._drop(number)
             except OSError as e:
                 raise self._unreadable(e) from e
         return None
+
+    def _tensor(self, number: int, name: str) -> NDArray[Any]:
+        """A segment's tensor; those that were not used for long are let go.
+
+        What is mapped counts as this process's memory, and a batch of 10^5 cases whose features
+        are kept looks at 4 GB of them.
+        """
+        tensor = self._segments[number].tensor(name)
+        self._mapped[number, name] = tensor.nbytes
+        self._mapped.move_to_end((number, name))
+        while len(self._mapped) > 1 and sum(self._mapped.values()) > _MAPPED:
+            (old, part), _ = self._mapped.popitem(last=False)
+            if old in self._segments:
+                self._segments[old].unmap(part)
+        return tensor
 
     def put(self, digests: Sequence[str], rows: Sequence[Row]) -> None:
         """Write one segment.
@@ -171,10 +224,10 @@ class FeatureCache:
             StorageError: the disk is full or read-only; nothing stored earlier is touched.
         """
         self._write(tuple(digests), rows)
-        few = [s for s in self._segments.values() if len(s.digests) < _FEW_ROWS]
+        few = [n for n, s in self._segments.items() if s.rows < _FEW_ROWS]
         if len(few) >= _MERGE_FROM:
-            few.sort(key=lambda s: len(s.digests))
-            total = np.cumsum([len(s.digests) for s in few])
+            few.sort(key=lambda n: self._segments[n].rows)
+            total = np.cumsum([self._segments[n].rows for n in few])
             self._merge(few[: int(np.searchsorted(total, SEGMENT_ROWS, side="right"))])
 
     def _write(self, digests: tuple[str, ...], rows: Sequence[Row]) -> None:
@@ -189,37 +242,46 @@ class FeatureCache:
             metadata[f"{name}_sha256"] = _checksum(digests, values)
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
         write_bytes(path, save(tensors, metadata))
-        self._open(path)
+        self._open([path])
 
-    def _merge(self, few: list[_Segment]) -> None:
+    def _merge(self, few: list[int]) -> None:
         """One segment for many small ones; a crash half-way leaves rows twice, never none."""
         kept: dict[str, Row] = {}
-        for digest in [d for s in few for d in s.digests]:
+        for digest in [d for n in few for d in self._rows.of(n)]:
             row = self.get(digest, grid=True)
             if row is not None:
                 kept[digest] = row
         if kept:
             self._write(tuple(kept), list(kept.values()))
-        for segment in few:
-            segment.path.unlink(missing_ok=True)
-            self._drop(segment)
+        for number in few:
+            # one that was found damaged on the way is gone
+            segment = self._segments.get(number)
+            if segment is not None:
+                segment.path.unlink(missing_ok=True)
+                self._drop(number)
 
-    def _open(self, path: Path) -> None:
-        try:
+    def _open(self, paths: Sequence[Path]) -> None:
+        new: list[tuple[int, tuple[str, ...]]] = []
+        for path in paths:
             segment = _Segment(path, self._dimensions, self._grid_shape)
-        except FileNotFoundError:
-            return  # merged away by another process since it was listed
-        except _Damaged as e:
-            self._delete(path, e)
-            return
-        except OSError as e:
-            raise self._unreadable(e) from e
-        self._segments[path.name] = segment
-        self._rows |= {d: (segment, i) for i, d in enumerate(segment.digests)}
+            try:
+                digests = segment.header().digests
+            except FileNotFoundError:
+                continue  # merged away by another process since it was listed
+            except _Damaged as e:
+                self._delete(path, e)
+                continue
+            except OSError as e:
+                raise self._unreadable(e) from e
+            self._segments[self._next] = segment
+            new.append((self._next, digests))
+            self._next += 1
+        if new:
+            self._rows.add(new)
 
-    def _drop(self, segment: _Segment) -> None:
-        self._segments.pop(segment.path.name, None)
-        self._rows = {d: (s, i) for s in self._segments.values() for i, d in enumerate(s.digests)}
+    def _drop(self, number: int) -> None:
+        if self._segments.pop(number, None) is not None:
+            self._rows.drop(number)
 
     def _delete(self, path: Path, why: _Damaged) -> None:
         _log.warning(

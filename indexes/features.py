@@ -146,11 +146,13 @@ class FeatureSource:
         encoder: see :class:`~curbside.indexes.encoder.ImageEncoder`.
         folder: where features are kept between runs, or None for memory only (then the
             result of a call holds its grids in memory, 44 KB a case).
-        memory: images whose features are kept in memory.
+        memory: images whose features are kept in memory.  Default: five blocks of a batch, the
+            three under way and the two before them, which were looked at later than those that
+            wait; with four, a block that waits long is read back from disk.
     """
 
     def __init__(
-        self, encoder: ImageEncoder, *, folder: Path | None = None, memory: int = 256
+        self, encoder: ImageEncoder, *, folder: Path | None = None, memory: int = 320
     ) -> None:
         self.encoder, self.folder = encoder, folder
         self._memory = memory

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     bench.command("ledger")(bench_ledger)
     bench.command("batch")(bench_batch)
     bench.command("fleet")(bench_fleet)
+    bench.command("folder")(bench_folder)
     bench.command("console")(bench_console)
     bench.command("studies")(bench_studies)
     bench.command("agent")(bench_agent)
@@ -90,7 +91,7 @@ def bench_batch(
     from curbside.home import config_path, home
     from curbside.router.batch_bench import bench_batch as run
 
-    sizes = [int(n) for n in memory.split(",")] if memory else []
+    sizes = _numbers("--memory", memory) if memory else []
     result = run(
         home(),
         load_config(config_path()),
@@ -149,6 +150,44 @@ def bench_fleet(
             typer.echo(f"  memory of the GPU {result.gpu_mib:.0f} MiB at most, of this process")
     if result.failures:
         raise typer.Exit(1)
+
+
+def bench_folder(
+    sizes: Annotated[
+        str, typer.Option(help="Cases done at which to look, joined by commas; at most 10^7.")
+    ] = "5000,30000",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Memory of a batch on a folder of as many small files, by cases done; on what is built.
+
+    Takes some 50 kB of the temporary folder a case.
+    """
+    from curbside.config import load_config
+    from curbside.home import config_path, home
+    from curbside.progress import steps
+    from curbside.router.folder_bench import bench_folder as run
+
+    wanted = _numbers("--sizes", sizes)
+    with steps("reading", max(wanted)) as show:
+        result = run(home(), load_config(config_path()), sizes=wanted, show=show)
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    for n, mib in result.memory.items():
+        typer.echo(f"resident memory after {n:>9} cases  {mib:8.0f} MiB")
+    typer.echo(f"rate  {result.rate:.1f} cases/s")
+
+
+def _numbers(option: str, said: str) -> list[int]:
+    from curbside.errors import UserError
+
+    numbers = [int(n) for n in said.split(",") if n.strip().isdecimal()]
+    if len(numbers) < len(said.split(",")) or not all(1 <= n <= 10**7 for n in numbers):
+        raise UserError(
+            f"{option} {said!r} is not a list of numbers from 1 to 10000000",
+            hint=f"for example {option} 5000,30000",
+        )
+    return sorted(numbers)
 
 
 def bench_console(

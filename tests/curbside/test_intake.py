@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from curbside import intake
 from curbside.errors import ConfigError, ImageError, StorageError
 from curbside.home import home
 from curbside.identity import keyed
@@ -242,6 +244,64 @@ def test_odd_names_links_and_pipes(tmp_path: Path) -> None:
     (study,), refusals = sorted_out(tmp_path)
     assert level(study.instances[0]) == 1
     assert sorted(r.reason for r in refusals) == ["missing", "wrong_type"]
+
+
+def in_order(folder: Path) -> list[Path]:
+    """Every file below a folder, as ``os.walk`` over sorted names gives them."""
+    found = []
+    for at, below, names in os.walk(folder):
+        below.sort()
+        found += [Path(at, n) for n in sorted(names)]
+    return found
+
+
+@pytest.mark.parametrize("at_a_time", [1, 3, 7, 1000])
+def test_a_folder_is_listed_in_order_however_few_names_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    monkeypatch.setattr(intake, "_LISTED", at_a_time)
+    for i in range(14):
+        write(tmp_path, **{f"{i * 5 % 14}": png(), f"f{i}__b": png(), f"f{i}__a__c": png()})
+    (tmp_path / "f3" / "back").symlink_to(tmp_path)
+    (tmp_path / "f4" / "one").symlink_to(tmp_path / "3")
+    expected = [p for p in in_order(tmp_path) if p.name != "back"]
+    assert [source for source, _, _ in intake.sources_in(tmp_path)] == expected
+    assert len(expected) == 14 * 3 + 1
+
+
+def test_names_of_a_large_folder_are_not_all_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_LISTED", 32)
+    for i in range(4000):
+        (tmp_path / f"{i:050d}").touch()
+    tracemalloc.start()
+    try:
+        n = sum(1 for _ in intake.sources_in(tmp_path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert n == 4000
+    # all of them at once are 400 kB and more
+    assert peak < 100_000
+
+
+def test_a_folder_that_cannot_be_read_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, a=png(), b__c=png(), d__e=png())
+    real = os.scandir
+
+    def closed(folder: str) -> Any:
+        if Path(folder).name == "b":
+            raise PermissionError(13, "Permission denied", folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    studies, (refusal,) = sorted_out(tmp_path)
+    assert len(studies) == 2
+    assert (refusal.reason, "Permission denied" in refusal.message) == ("unreadable", True)
+    assert str(tmp_path) not in refusal.message
 
 
 def test_a_key_that_is_damaged_or_cannot_be_made_is_said(

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from curbside.errors import ImageError, InternalError, StorageError
 from curbside.indexes import feature_cache
 from curbside.indexes.encoder import Encoded, FakeEncoder
 from curbside.indexes.features import Features, FeatureSource, central_instance
+from curbside.router.flow import BLOCK
 from curbside.study import Instance, Series, Study
 
 
@@ -287,6 +289,67 @@ def test_a_damaged_segment_is_found_and_made_again(
     third = CountingEncoder()
     FeatureSource(third, folder=tmp_path).of(studies(1, 2, 3, 4))
     assert third.encoded == 0
+
+
+def mapped(folder: Path) -> int:
+    """Files of a folder that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return len({line.split()[-1] for line in lines if str(folder) in line})
+
+
+def test_a_batch_never_reads_back_what_it_has_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two blocks are encoded ahead of the one that agents look at, however late they are."""
+    found: list[str] = []
+    real = feature_cache.FeatureCache.get
+
+    def get(self: Any, digest: str, *, grid: bool) -> Any:
+        row = real(self, digest, grid=grid)
+        if row is not None:
+            found.append(digest)
+        return row
+
+    monkeypatch.setattr(feature_cache.FeatureCache, "get", get)
+    source = FeatureSource(FakeEncoder(), folder=tmp_path)
+    blocks = [studies(*range(i, i + BLOCK)) for i in range(0, 8 * BLOCK, BLOCK)]
+    source.of(blocks[0])
+    source.of(blocks[1])
+    for i, block in enumerate(blocks[:-2]):
+        source.of(blocks[i + 2])
+        source.of(block)
+    assert not found
+    source.of(blocks[0])
+    assert len(found) == BLOCK
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what is mapped")
+def test_few_segments_stay_mapped_and_each_is_verified_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = FeatureSource(FakeEncoder()).of(studies(*range(24)))
+    for seed in range(24):
+        FeatureSource(FakeEncoder(), folder=tmp_path).of(studies(seed))
+    checked: list[int] = []
+    real = feature_cache._checksum
+    monkeypatch.setattr(
+        feature_cache, "_checksum", lambda d, v: (checked.append(len(d)), real(d, v))[1]
+    )
+    row = 16 * 4 + 2 * int(np.prod(FakeEncoder().grid_shape))
+    monkeypatch.setattr(feature_cache, "_MAPPED", 3 * row)
+    source = FeatureSource(CountingEncoder(), folder=tmp_path, memory=0)
+    for again in range(2):
+        for seed in range(24):
+            assert same(source.of(studies(seed)), whole.take([seed]))
+            assert mapped(tmp_path) <= 5
+        assert len(checked) == 48, again
+    # what is let go stays with who holds it
+    kept = source.of(studies(*range(24)))
+    assert same(kept, whole)
+    assert mapped(tmp_path) >= 20
+    del kept
+    source.of(studies(0))
+    assert mapped(tmp_path) <= 5
 
 
 def json_digests(path: Path) -> list[str]:
