@@ -5,6 +5,7 @@ Run by ``make test-vllm``, as :mod:`test_vllm` is.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,12 +13,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from tiny_models import save_adapter, save_llava
 
 from curbside.agents.finetuning.export import for_vllm
@@ -173,6 +177,35 @@ def gone(leader: int) -> None:
         time.sleep(0.1)
 
 
+def refuses_addresses(url: str, folder: Path) -> None:
+    """No image is fetched from an address, nor read from a disk."""
+    Image.new("RGB", (56, 56)).save(folder / "a.png")
+    with socket.socket() as trap:
+        trap.bind(("127.0.0.1", 0))
+        trap.listen()
+        trap.settimeout(0)
+        there = f"http://127.0.0.1:{trap.getsockname()[1]}/a.png"
+        for image in (there, f"file://{folder}/a.png"):
+            shown = {"type": "image_url", "image_url": {"url": image}}
+            content = [shown, {"type": "text", "text": "What is it?"}]
+            body = {
+                "model": "models/llava",
+                "messages": [{"role": "user", "content": content}],
+                "max_tokens": 1,
+            }
+            request = urllib.request.Request(
+                f"{url}/chat/completions",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=60)
+            print(image.partition(":")[0], "image:", refused.value.code, refused.value.read()[:200])
+            assert refused.value.code == 400
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+
+
 def test_a_fleet_is_served_checked_killed_served_again_and_ended(place: Place, port: int) -> None:
     fleet = place.fleet("models/llava", port)
     supervisor = place.start(fleet)
@@ -191,6 +224,8 @@ def test_a_fleet_is_served_checked_killed_served_again_and_ended(place: Place, p
         assert re.search(r"  ok +open questions ", said)
         # its weights are drawn by lot: that it does not see is what the check is for
         assert "plain colours named right" in said
+
+        refuses_addresses(f"http://127.0.0.1:{port}/v1", place.folder)
 
         second = place.start(fleet)
         said, _ = second.communicate(timeout=60)
