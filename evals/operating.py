@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from curbside.assessments import Assessments
 from curbside.config import CascadePolicy, CompetencePolicy, PolicyConfig
+from curbside.errors import InternalError
 from curbside.evals.frame import Frame
 from curbside.evals.gates import case_weights
 from curbside.evals.metrics import Utility
@@ -25,6 +26,10 @@ from curbside.router.policies import make_policy
 __all__ = ["Curve", "curve_of", "operating_points", "replay_points"]
 
 Float = NDArray[np.float32]
+#: Thresholds by what is compared with them.
+_OF_P = ("alpha", "escalate_unfamiliar")
+_OF_CONFIDENCE = ("floor", "escalate_below")
+_KEYS = (*_OF_P, *_OF_CONFIDENCE, "minimum_support", "cost_weight")
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,20 @@ def operating_points(
     """A policy at every distinct value of one of its thresholds, on these cases.
 
     Args:
-        key: ``alpha``, ``floor``, ``escalate_below``, ``minimum_support`` or ``cost_weight``.
+        key: one of the policy's among ``alpha``, ``floor``, ``escalate_below``,
+            ``escalate_unfamiliar``, ``minimum_support`` and ``cost_weight``.
         most: thin them out evenly to at most so many.
+
+    Raises:
+        InternalError: the policy has no such threshold.
     """
+    if key not in _KEYS or key not in type(config).model_fields:
+        known = ", ".join(k for k in _KEYS if k in type(config).model_fields)
+        raise InternalError(f"policy {config.kind} has no threshold {key!r}; valid: {known}")
     values = _levels(config, recording.assessments, recording.confidence, key)
-    upper = {"alpha": 1 - 1e-9, "floor": 1.0, "escalate_below": 1.0}.get(key, np.inf)
+    upper = 1 - 1e-9 if key in _OF_P else 1.0 if key in _OF_CONFIDENCE else np.inf
     points = [min(p, upper) for p in distinct_points(values)]
-    if key == "alpha":  # what is at or below it is novel, and at 0 nothing is
+    if key in _OF_P:  # what is at or below it is novel (unfamiliar), and at 0 nothing is
         points = [0.0, *points[:-1]]
     if key == "minimum_support":
         points = [int(np.ceil(p)) for p in points]
@@ -96,7 +108,7 @@ def operating_points(
 def _levels(
     config: PolicyConfig, facts: Assessments, confidence: Float, key: str
 ) -> NDArray[np.floating]:
-    if key == "alpha":
+    if key in _OF_P:
         return facts.p_value
     if key == "minimum_support":
         return facts.support.astype(np.float64)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curbside.config import CascadePolicy, CompetencePolicy, TierPolicy
+from curbside.config import (
+    AnyPolicy,
+    AveragePolicy,
+    CascadePolicy,
+    CompetencePolicy,
+    ConsultPolicy,
+    TierPolicy,
+)
+from curbside.errors import InternalError
 from curbside.evals import arms as arm_
 from curbside.evals.arms import Arm
 from curbside.evals.bench import drawn_recording, measure
@@ -21,7 +30,17 @@ from curbside.responses import ResponseStatus
 from curbside.router.policies import make_policy
 from curbside.router.policy import Decisions, Responses, run
 
-KINDS = (TierPolicy(), CompetencePolicy(floor=0.3, alpha=0.1), CascadePolicy(floor=0.4))
+KINDS = {
+    "tier": TierPolicy(),
+    "competence": CompetencePolicy(floor=0.3, alpha=0.1),
+    "competence, a person's worth": CompetencePolicy(person_cost=0.5, hold_unproven=False),
+    "cascade": CascadePolicy(floor=0.4),
+    "cascade, options on": CascadePolicy(
+        escalate_below=0.3, escalate_unfamiliar=0.4, refer_disagreement=True
+    ),
+    "average": AveragePolicy(weight=0.3, floor=0.2),
+    "consult": ConsultPolicy(colleagues=("specialist", "specialist-0"), minimum_support=0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +64,7 @@ def one_at_a_time(recording: Recording, policy) -> list[Decisions]:
     return out
 
 
-@pytest.mark.parametrize("config", KINDS, ids=lambda c: c.kind)
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 def test_replay_equals_serving_one_case_at_a_time(drawn, config):
     _, recording = drawn
     rng = np.random.default_rng(0)
@@ -58,6 +77,7 @@ def test_replay_equals_serving_one_case_at_a_time(drawn, config):
         np.testing.assert_array_equal(alone.asked[0], together.asked[i])
         np.testing.assert_array_equal(alone.weights[0], together.weights[i])
         assert alone.reason[0] == together.reason[i]
+    assert set(get_args(AnyPolicy)) == {type(c) for c in KINDS.values()}
 
 
 def test_who_was_never_asked_counts_as_failed(drawn):
@@ -72,7 +92,7 @@ def test_who_was_never_asked_counts_as_failed(drawn):
 def test_replay_does_not_change_the_recording(drawn):
     _, recording = drawn
     before = recording.status.copy()
-    for config in KINDS:
+    for config in KINDS.values():
         recording.decide(make_policy(config, agents=recording.agents, generalist="generalist"))
     np.testing.assert_array_equal(recording.status, before)
 
@@ -109,6 +129,7 @@ def test_every_operating_point_of_a_cascade_is_another_policy(drawn):
         (TierPolicy(alpha=0), "floor"),
         (CompetencePolicy(alpha=0), "floor"),
         (CompetencePolicy(alpha=0), "cost_weight"),
+        (CascadePolicy(alpha=0, escalate_below=0), "escalate_unfamiliar"),
     ],
 )
 def test_points_reach_from_one_end_to_the_other(drawn, config, key):
@@ -120,6 +141,18 @@ def test_points_reach_from_one_end_to_the_other(drawn, config, key):
     if key in ("alpha", "floor"):
         assert (np.diff(replayed.answered.sum(axis=0)) <= 0).all()
         assert replayed.answered[:, 0].all() and replayed.answered[:, -1].mean() < 0.1
+    if key == "escalate_unfamiliar":
+        calls = replayed.calls.sum(axis=0)
+        assert (np.diff(calls) >= 0).all() and calls[0] < calls[-1]
+
+
+@pytest.mark.parametrize("key", ["kind", "escalate_below", "weight", "alhpa"])
+def test_a_threshold_that_a_policy_has_not_is_no_operating_point(drawn, key):
+    _, recording = drawn
+    with pytest.raises(
+        InternalError, match=r"policy tier has no threshold .*; valid: alpha, floor"
+    ):
+        operating_points(TierPolicy(), recording, key)
 
 
 def test_right_of_averages_as_outcomes_do(drawn):
