@@ -1,8 +1,8 @@
-"""The ``vqa`` suite: closed questions about images, read by every agent of the fleet.
+"""The ``vqa`` suite: closed and open questions about images, read by every agent of the fleet.
 
 Questions are those of VQA-RAD's test split where it is at hand, else made of phantoms.  Embedded
 agents choose among options, so they abstain on open questions; that is counted and never
-scored: 0 of n answered is no score of 0.
+scored: 0 of n answered is no score of 0.  Whoever answers in words is scored by them.
 """
 
 from __future__ import annotations
@@ -36,47 +36,70 @@ Asked = tuple[Study, str, str]
 def questions(
     workspace: Workspace, run: VqaRun, out: Path
 ) -> tuple[str, list[str], list[list[Cell]], list[str]]:
-    """Every agent on every question; one row an agent, and the baseline that sees no image."""
+    """Every agent on every question, and the baseline that sees no image.
+
+    A row an agent and kind of question; open ones only of agents that answered any.
+    """
     from curbside.evals.importers import import_cases
 
     manifest = corpus_manifest()
     path = Path(run.path) if run.path else manifest.parent / "vqa" / "vqa-rad" if manifest else None
-    train: list[str] = []
+    train: dict[str, list[str]] = {"closed": [], "open": []}
     if path is not None and path.exists():
         found = import_cases("vqa-rad", path, out / "vqa-rad.jsonl")
         test = found.take(found.where(role="test"))
         asked = _of_manifest(test)
-        train = [c.attributes["answer"] for c in found if c.role == "train" and c.options]
+        for c in found.take(found.where(role="train")):
+            train["closed" if c.options else "open"].append(c.attributes["answer"])
         about = "VQA-RAD, published test split, images not seen by the questions of role train"
     else:
         asked = phantom_questions(out)
         about = "questions about phantoms (no VQA-RAD at hand): they say that the machinery runs"
     asked = asked[: run.most]
-    closed = [a for a in asked if a[0].question.options]
-    opened = [a for a in asked if not a[0].question.options]
+    by_kind = {
+        kind: [a for a in asked if bool(a[0].question.options) == (kind == "closed")]
+        for kind in ("closed", "open")
+    }
     rows: list[list[Cell]] = []
+    silent: list[str] = []
     for name, agent in workspace.fleet().agents.items():
-        said = agent.read_batch([s for s, _, _ in closed])
-        score = score_agent(closed, said)
-        free = agent.read_batch([s for s, _, _ in opened])
-        answered_open = sum(isinstance(r, Reading) for r in free)
-        failed = sum(not isinstance(r, Reading | Abstention) for r in said)
-        rows.append([name, *score, failed, f"{answered_open} of {len(opened)}"])
-    common = max(sorted(set(train)), key=train.count) if train else "yes"
-    baseline: list[Reading | None] = [_reading(common, s) for s, _, _ in closed]
-    rows.append(["always " + common.lower(), *score_agent(closed, baseline), 0, "–"])
-    columns = ["agent", "closed", "answered", "exact", "low", "high", *SCORES[1:], "all", "failed"]
+        for kind, own in by_kind.items():
+            said = agent.read_batch([s for s, _, _ in own])
+            failed = sum(not isinstance(r, Reading | Abstention) for r in said)
+            if kind == "open" and own and not failed and not any(map(_answered, said)):
+                silent.append(name)
+            elif own:
+                rows.append([name, kind, *score_agent(own, said), failed])
+    for kind, own in by_kind.items():
+        known = train[kind] or ["yes"] * (kind == "closed")
+        if own and known:
+            common = max(sorted(set(known)), key=known.count)
+            baseline = [_reading(common, s) for s, _, _ in own]
+            rows.append([f"always {common.lower()}", kind, *score_agent(own, baseline), 0])
+    columns = ["agent", "questions", "n", "answered", "exact", "low", "high", *SCORES[1:], "all"]
     notes = [
         "exact, token F1, BLEU-1 and ROUGE-L are over what an agent answered; all: exact, where "
         "what it did not answer counts as not right; low, high: 95 % of exact, by image",
-        f"open questions ({len(opened)}) are asked too: agents that choose among options abstain "
-        "on them, so there is no score to report, and none is reported",
     ]
-    return f"{about}; {len(closed)} closed", [*columns, "open answered"], rows, notes
+    if silent:
+        notes.append(
+            "agents that choose among options abstain on every open question, so they have no "
+            f"score on those and none is reported: {', '.join(silent)}"
+        )
+    counted = " and ".join(f"{len(own)} {kind}" for kind, own in by_kind.items())
+    return f"{about}; {counted}", [*columns, "failed"], rows, notes
+
+
+def _answered(response: object) -> bool:
+    return isinstance(response, Reading)
 
 
 def score_agent(asked: Sequence[Asked], said: Sequence[object]) -> list[Cell]:
-    """Closed, answered share, exact with its interval, the other scores, exact over all."""
+    """How many, answered share, exact with its interval, the other scores, exact over all.
+
+    Args:
+        said: a response a question; of an open one the text is judged.
+    """
     right = [(i, r.answer) for i, r in enumerate(said) if isinstance(r, Reading)]
     n = len(asked)
     if not right:
@@ -124,6 +147,10 @@ def _of_manifest(cases: Cases) -> list[Asked]:
 
 def _reading(answer: str, study: Study) -> Reading | None:
     options = study.question.options
+    if not options:
+        return Reading(
+            agent="", fingerprint="", options=(), probabilities=(), confidence=1.0, text=answer
+        )
     if answer.lower() not in options:
         return None
     p = tuple(float(o == answer.lower()) for o in options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from curbside.evals.suite import (
     LeaveOneOutRun,
     Suite,
     SuiteResult,
+    VqaRun,
     load_suite,
     suite_names,
     suite_schema,
@@ -22,7 +24,8 @@ from curbside.evals.suite import (
     write_result,
 )
 from curbside.evals.suite_cases import suite_cases
-from curbside.evals.suite_vqa import phantom_questions, score_agent
+from curbside.evals.suite_vqa import phantom_questions, questions, score_agent
+from curbside.evals.vqa import normalised
 from curbside.readings import Abstention, Reading
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -122,6 +125,47 @@ def test_an_abstention_is_neither_right_nor_wrong_but_counted(asked_of_phantoms)
     row = score_agent(asked, half)
     assert row[:3] == [4, 0.25, 1.0]
     assert row[-1] == 0.25
+
+
+class Speaker:
+    """Says yes to what is closed and one word to what is open."""
+
+    def __init__(self, word: str, *, chooses: bool = False) -> None:
+        self.word, self.chooses = word, chooses
+
+    def read_batch(self, studies):
+        return [self.read(s) for s in studies]
+
+    def read(self, study):
+        if study.question.options:
+            return said("yes")
+        if self.chooses:
+            return Abstention(agent="a", reason="open")
+        return Reading(agent="a", fingerprint="f", text=self.word, confidence=0.5)
+
+
+def test_open_answers_are_scored_in_words_and_silence_is_not(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("CURBSIDE_CORPUS", raising=False)
+    asked = phantom_questions(tmp_path)
+    truths = [t for s, t, _ in asked if not s.question.options]
+    word = max(sorted(set(truths)), key=truths.count)
+    fleet = SimpleNamespace(
+        agents={"speaks": Speaker(f"the {word} sign"), "chooses": Speaker("", chooses=True)}
+    )
+    about, columns, rows, notes = questions(
+        SimpleNamespace(fleet=lambda: fleet), VqaRun(kind="vqa"), tmp_path
+    )
+    by = {(r[0], r[1]): dict(zip(columns, r, strict=True)) for r in rows}
+    assert set(by) == {("speaks", "closed"), ("speaks", "open"), ("chooses", "closed"),
+                       ("always yes", "closed")}  # fmt: skip
+    free = by["speaks", "open"]
+    assert (free["n"], free["answered"], free["exact"]) == (len(truths), 1.0, 0.0)
+    # of two words one is right where the word is: precision 1/2, recall 1
+    share = truths.count(word) / len(truths)
+    parts = len(normalised(word).split())
+    assert free["token_f1"] == pytest.approx(share * 2 * parts / (2 * parts + 1), abs=0.05)
+    assert free["bleu_1"] == pytest.approx(share * parts / (parts + 1), abs=0.05)
+    assert f"{len(truths)} open" in about and "none is reported: chooses" in notes[-1]
 
 
 def test_phantom_questions_are_balanced_and_some_are_open(asked_of_phantoms) -> None:
