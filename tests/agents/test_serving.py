@@ -15,21 +15,27 @@ import pytest
 from typer.testing import CliRunner
 
 from curbside.agents.checking import COLOURS, Finding, check_agent
+from curbside.agents.contract import AgentCard
 from curbside.agents.endpoint import together
 from curbside.agents.endpoint_agent import EndpointEngine, open_endpoint_agent
 from curbside.agents.fake_server import Behaviour, FakeServer, completion, letters_of
 from curbside.agents.fleet import Fleet
 from curbside.agents.fleet_spec import (
     CardSpec,
+    Decoding,
     EndpointAgentSpec,
     EndpointSpec,
     FleetSpec,
+    Limits,
     Patience,
     fleet_path,
     load_fleet_spec,
 )
 from curbside.agents.person import open_person
+from curbside.agents.prompting import load_prompt
+from curbside.agents.report_draft import load_report
 from curbside.agents.serving import MINIMUM_VLLM, check_ready, check_vllm, serve_commands
+from curbside.agents.vision import Ask, FakeEngine, Said, VisionAgent
 from curbside.cli import app
 from curbside.errors import AgentUnavailable, ConfigError, CurbsideError, UserError
 from curbside.study import Question, QuestionKind
@@ -331,6 +337,21 @@ def test_a_server_that_is_not_there(server: FakeServer) -> None:
     (gone,) = findings(server).values()
     assert (gone.check, gone.ok) == ("reachable", False)
     assert "SERVE" in gone.mend
+
+
+def test_a_model_in_this_process_is_held_to_no_schema() -> None:
+    def answer(ask: Ask) -> Said:
+        if ask.letters:
+            return Said(probabilities=(0.4, 0.3, 0.3))
+        return Said(text='{"answer": "a shadow", "evidence": []}', confidence=0.5)
+
+    card = AgentCard(name="v", kind="transformers", role="generalist", fingerprint="v",
+                     question_kinds=(QuestionKind.VQA_CLOSED, QuestionKind.VQA_OPEN))  # fmt: skip
+    prompt, report = load_prompt("plain-1"), load_report("chest-1")
+    agent = VisionAgent(card, FakeEngine(answer), prompt, report, Decoding(orders=3), Limits())
+    found = {f.check: f for f in check_agent(agent, repeats=1)}
+    assert "reachable" not in found
+    assert found["open questions"].said == "answered; nothing holds it to JSON"
 
 
 def test_people_and_embedded_agents(fleet: Fleet) -> None:
