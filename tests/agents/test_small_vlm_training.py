@@ -16,7 +16,7 @@ from tiny_language import PLAN, base, features, material, short, world
 
 from curbside.agents.small_vlm import making
 from curbside.agents.small_vlm.aligning import Aligner, settle
-from curbside.agents.small_vlm.courses import packed_batches
+from curbside.agents.small_vlm.courses import packed_batches, run_course
 from curbside.agents.small_vlm.lessons import corpus_lessons, drawn, visual_lessons
 from curbside.agents.small_vlm.making import Maker
 from curbside.agents.small_vlm.stored import adapted, with_adapter
@@ -181,7 +181,7 @@ def test_a_killed_course_gives_the_same_adapter(
 
 def test_a_stage_computes_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many threads a process has must not show in an adapter's last digits."""
-    seen, course = list[int](), making.run_course
+    seen, course = list[int](), run_course
 
     def counted(*args: Any, **given: Any) -> Any:
         seen.append(torch.get_num_threads())

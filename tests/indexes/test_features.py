@@ -331,11 +331,15 @@ def test_few_segments_stay_mapped_and_each_is_verified_once(
     for seed in range(24):
         FeatureSource(FakeEncoder(), folder=tmp_path).of(studies(seed))
     checked: list[int] = []
-    real = feature_cache._checksum
-    monkeypatch.setattr(
-        feature_cache, "_checksum", lambda d, v: (checked.append(len(d)), real(d, v))[1]
-    )
-    row = 16 * 4 + 2 * int(np.prod(FakeEncoder().grid_shape))
+    real, grid_shape = feature_cache._checksum, FakeEncoder().grid_shape
+    assert grid_shape is not None
+
+    def counted(digests: Any, values: Any) -> Any:
+        checked.append(len(digests))
+        return real(digests, values)
+
+    monkeypatch.setattr(feature_cache, "_checksum", counted)
+    row = 16 * 4 + 2 * int(np.prod(grid_shape))
     monkeypatch.setattr(feature_cache, "_MAPPED", 3 * row)
     source = FeatureSource(CountingEncoder(), folder=tmp_path, memory=0)
     for again in range(2):

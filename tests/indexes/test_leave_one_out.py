@@ -23,9 +23,14 @@ def built(world: Any, cases: Any = None) -> Any:
     )
 
 
+def table(workspace: Any, run: LeaveOneOutRun) -> Any:
+    """Its cells are of any type: names, counts, rates, nothing."""
+    return leave_one_out(workspace, run)
+
+
 def test_a_modality_is_held_out_beside_all_others(world: Any) -> None:
     run = LeaveOneOutRun(kind="leave-one-out", of="modality", most=3)
-    _, columns, rows, notes = leave_one_out(built(world), run)
+    _, columns, rows, notes = table(built(world), run)
     tune = world.cases.modalities[world.rows("tune")]
     both = world.cases.modalities[np.isin(world.cases.roles, ("train", "tune"))]
     assert columns[:4] == ["modality", "held out", "known", "AUROC"]
@@ -39,7 +44,7 @@ def test_a_modality_is_held_out_beside_all_others(world: Any) -> None:
 
 def test_a_label_is_held_out_beside_its_own_modality(world: Any) -> None:
     run = LeaveOneOutRun(kind="leave-one-out", of="label", most=4)
-    _, _, rows, notes = leave_one_out(built(world), run)
+    _, _, rows, notes = table(built(world), run)
     c = world.cases
     for name, out, known, auroc, *_, recognised in rows[:-1]:
         task, label = name.split(": ")
@@ -60,7 +65,7 @@ def test_a_label_that_is_all_of_its_modality_has_nothing_beside_it(world: Any) -
     c = world.cases
     lone = c.having(labels=np.where(c.modalities == "gamma", "finding-0", c.labels))
     run = LeaveOneOutRun(kind="leave-one-out", of="label", most=1_000)
-    rows = leave_one_out(built(world, lone), run)[2]
+    rows = table(built(world, lone), run)[2]
     (alone,) = [r for r in rows if r[0] == "task of gamma: finding-0"]
     assert alone[2:4] == [0, None] and alone[5] is None
     assert rows[-1][3] is not None
