@@ -29,6 +29,7 @@ __all__ = [
     "case_oracle",
     "hybrid",
     "outcomes",
+    "prices_of",
     "random_like",
     "single",
     "task_oracle",
@@ -105,8 +106,7 @@ def outcomes(matrix: ResponseMatrix, arm: Arm) -> Outcomes:
     some = np.where(total > 0, total, 1).astype(np.float32)
     own = (w * confidence).sum(axis=1) / some
     # a failed or abstained call is paid for like any other
-    price = matrix.cost.max(axis=0, initial=0)
-    cost = (arm.asked * price).sum(axis=1)
+    cost = (arm.asked * prices_of(matrix)).sum(axis=1)
     latency = (arm.asked * matrix.latency_ms).sum(axis=1)
     if arm.draw:
         right = (w * matrix.correct).sum(axis=1)
@@ -192,9 +192,16 @@ def hybrid(
     off: dict[str, object] = {"alpha": 0.0, "floor": 0.0}
     if isinstance(config, CascadePolicy):
         off["refer_disagreement"] = False
-    policy = make_policy(config.model_copy(update=off), agents=names, generalist=generalist)
     others = [np.full(len(column), matrix.column(a), np.intp) for a in names[1:]]
     pick = np.stack([column, *others], axis=1)
+    # the team costs what the dearest of its specialists does
+    costs = prices_of(matrix)[pick].max(axis=0, initial=0)
+    policy = make_policy(
+        config.model_copy(update=off),
+        agents=names,
+        generalist=generalist,
+        costs=dict(zip(names, costs.tolist(), strict=True)),
+    )
     facts = _readers_known(assessments, matrix, pick, names)
     if scores is not None:
         facts = replace(facts, competence=scores)
@@ -221,7 +228,8 @@ def served(
     """The policy as configured, its gates on, over the agents that serve."""
     from curbside.router.policies import make_policy
 
-    policy = make_policy(config, agents=agents, generalist=generalist)
+    costs = dict(zip(matrix.agents, prices_of(matrix).tolist(), strict=True))
+    policy = make_policy(config, agents=agents, generalist=generalist, costs=costs)
     decided = Recording.of(matrix, assessments, agents).decide(policy)
     weights = np.zeros(matrix.status.shape, np.float32)
     asked = np.zeros(matrix.status.shape, np.float32)
@@ -229,6 +237,11 @@ def served(
     weights[:, at] = decided.weights * decided.answered[:, None]
     asked[:, at] = decided.asked
     return Arm("served", "served", weights, asked)
+
+
+def prices_of(matrix: ResponseMatrix) -> Float:
+    """What a call of each agent costs in the fleet's unit, float32 (a,): the most recorded."""
+    return np.asarray(matrix.cost.max(axis=0, initial=0), np.float32)
 
 
 def random_like(name: str, arm: Arm, assessments: Assessments, sides: tuple[Arm, Arm]) -> Arm:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from curbside.assessments import Assessments
 from curbside.config import AnyPolicy
 from curbside.errors import UserError
+from curbside.evals.arms import prices_of
 from curbside.evals.assessment_file import ASSESSMENTS_FILE, Known, save_assessments
 from curbside.evals.replay import Recording, right_of
 from curbside.readings import CaseRecord, Status
@@ -133,7 +134,9 @@ def try_policy(logged: Logged, policy: AnyPolicy) -> Tested:
     """How a policy would have ended the same studies."""
     matrix, generalist = logged.matrix, logged.known.generalist
     recording = Recording.of(matrix, logged.known.assessments)
-    decided = recording.decide(make_policy(policy, agents=recording.agents, generalist=generalist))
+    costs = dict(zip(matrix.agents, prices_of(matrix).tolist(), strict=True))
+    rule = make_policy(policy, agents=recording.agents, generalist=generalist, costs=costs)
+    decided = recording.decide(rule)
     right = right_of(matrix, decided.weights) > 0
     then = (logged.answer == matrix.truth) & (matrix.truth >= 0)
     truth = matrix.truth >= 0

@@ -197,7 +197,12 @@ def _answered(
     config: PolicyConfig, fleet: Fleet, facts: Assessments, told: _Told
 ) -> NDArray[np.bool_]:
     """bool (n,): the policy answers, where the generalist alone reads the modality."""
-    policy = make_policy(config, agents=fleet.serving, generalist=fleet.generalist)
+    policy = make_policy(
+        config,
+        agents=fleet.serving,
+        generalist=fleet.generalist,
+        costs={a: fleet.agents[a].card.cost for a in fleet.serving},
+    )
     g = fleet.serving.index(fleet.generalist)
 
     def ask(rows: NDArray[np.intp], wanted: NDArray[np.bool_]) -> Responses:

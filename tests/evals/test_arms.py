@@ -201,3 +201,29 @@ def test_task_oracle_follows_tune(world):
     arm = arm_.task_oracle(tasks, tune, right, (three[0], three[1]))
     chosen = [t.matrix.agents[j] for j in arm.weights.argmax(axis=1)]
     assert chosen == ["generalist-16", "generalist-full", "generalist-16"]
+
+
+def test_what_readers_cost_decides_where_it_weighs(plant):
+    """A dear specialist is asked only where it is worth its price, as when it serves."""
+    world = plant(lambda a, m: 0.9 if a.startswith("specialist") else 0.8, per=40)
+    t = world.trained[0]
+    m = t.test.matrix
+    dear = np.array([5.0 if a.startswith("specialist") else 1.0 for a in m.agents], np.float32)
+    priced = replace(m, cost=np.broadcast_to(dear, m.cost.shape).copy())
+    assert arm_.prices_of(priced).tolist() == dear.tolist()
+    facts = t.test.assessments
+    serving = (*t.specialists.values(), t.serving)
+    roster = Roster(t.specialists, next(iter(t.specialists.values())))
+    known = np.flatnonzero(facts.specialist >= 0)
+
+    def asked_specialist(config, of):
+        column = m.column(t.serving)
+        hybrid = arm_.hybrid("h", config, of, facts, roster, t.serving)
+        served = arm_.served(config, of, facts, serving, t.serving)
+        return [float(1 - a.asked[known, column].mean()) for a in (hybrid, served)]
+
+    # a tenth more is right: worth 4 units at .02 each, not at .03
+    for weight, expected in ((0.02, 1.0), (0.03, 0.0)):
+        config = CompetencePolicy(alpha=0, cost_weight=weight)
+        assert asked_specialist(config, priced) == [expected, expected]
+        assert asked_specialist(config, m) == [1.0, 1.0]
