@@ -185,7 +185,8 @@ def refuses_addresses(url: str, folder: Path) -> None:
         trap.listen()
         trap.settimeout(0)
         there = f"http://127.0.0.1:{trap.getsockname()[1]}/a.png"
-        for image in (there, f"file://{folder}/a.png"):
+        asked = {there: "allowed domains", f"file://{folder}/a.png": "allowed-local-media-path"}
+        for image, why in asked.items():
             shown = {"type": "image_url", "image_url": {"url": image}}
             content = [shown, {"type": "text", "text": "What is it?"}]
             body = {
@@ -200,8 +201,8 @@ def refuses_addresses(url: str, folder: Path) -> None:
             )
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(request, timeout=60)
-            print(image.partition(":")[0], "image:", refused.value.code, refused.value.read()[:200])
-            assert refused.value.code == 400
+            # vLLM 0.32 calls the one a bad request and the other an error of its own
+            assert why in refused.value.read().decode()
         with pytest.raises(BlockingIOError):
             trap.accept()
 
