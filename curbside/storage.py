@@ -14,9 +14,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from curbside.errors import StorageError
 
-__all__ = ["file_digest", "new_file", "new_folder", "tree_digest", "write_bytes", "write_text"]
+__all__ = [
+    "file_digest",
+    "new_file",
+    "new_folder",
+    "one_process",
+    "tree_digest",
+    "write_bytes",
+    "write_text",
+]
+
+#: How long :func:`one_process` waits for another.
+_WAIT_S = 60.0
 
 
 @contextmanager
@@ -71,6 +84,35 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def one_process(path: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
+    """Within the block no other process is in a block of the same lock file.
+
+    A process that is killed lets go.  Not for a block within a block.
+
+    Args:
+        path: the lock file, made where it is missing; it stays.
+        wait_s: seconds to wait for whoever is in it.
+
+    Raises:
+        StorageError: the file cannot be written, or another was in it for so long.
+    """
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=wait_s)
+        except Timeout:
+            raise StorageError(
+                f"another process has been using {path.parent} for {wait_s:g} s",
+                hint="wait until it has ended, then run it again",
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

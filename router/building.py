@@ -21,7 +21,7 @@ from curbside.indexes.features import Features
 from curbside.router.growth import Withheld
 from curbside.router.out_of_fold import read_out_of_fold
 from curbside.router.version_making import make_version
-from curbside.router.workspace import Workspace
+from curbside.router.workspace import Workspace, out_of_fold_mark
 from curbside.storage import file_digest
 from curbside.study import content_hash
 
@@ -64,9 +64,10 @@ def _build_fleet(workspace: Workspace, cases: Cases, features: Features, mark: s
         workspace.write_stamp("fleet", mark)
         workspace.reopen_fleet()
     folds = workspace.config.fleet.out_of_fold
-    if folds > 1 and workspace.stamp("out-of-fold") != f"{folds} {mark}":
+    folded = out_of_fold_mark(folds, mark)
+    if folds > 1 and workspace.stamp("out-of-fold") != folded:
         _read_out_of_fold(workspace, cases, features)
-        workspace.write_stamp("out-of-fold", f"{folds} {mark}")
+        workspace.write_stamp("out-of-fold", folded)
 
 
 def _train(

@@ -9,9 +9,9 @@
         index/  competence/  tune.parquet  cases.jsonl  withheld.json
       gates/<name>.json       what the gate said of it
 
-Serving another version replaces one small file, atomically; whoever has opened a version
-keeps it.  Nothing is ever deleted but what a killed run left half-written.  Knows nothing of
-what is in an index, and not how a gate decides.
+Serving another version replaces one small file, atomically and one process at a time; whoever
+has opened a version keeps it.  Nothing is ever deleted but what a killed run left half-written.
+Knows nothing of what is in an index, and not how a gate decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curbside import __version__
 from curbside.errors import IndexCorrupt, NotBuilt, UserError
-from curbside.storage import new_folder, tree_digest, write_text
+from curbside.storage import new_folder, one_process, tree_digest, write_text
 
 __all__ = [
     "CASES_FILE",
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 CASES_FILE, TUNE_FILE, WITHHELD_FILE = "cases.jsonl", "tune.parquet", "withheld.json"
-_FACTS_FILE, _SERVING_FILE = "version.json", "serving.json"
+_FACTS_FILE, _SERVING_FILE, _LOCK_FILE = "version.json", "serving.json", ".serving.lock"
 _BUILD = "curbside build --cases MANIFEST (or make demo)"
 _MEND = "curbside index rollback; or make it again: curbside build --cases MANIFEST, or index add"
 _LEFT_OVER_AFTER_S = 3600.0
@@ -197,7 +197,12 @@ class VersionStore:
 
         Raises:
             UserError, IndexCorrupt: it is not there, or not whole.
+            StorageError: it cannot be written, or another process is at it for a minute.
         """
+        with self._deciding():
+            self._serve(name, how, why)
+
+    def _serve(self, name: str, how: Literal["build", "promote"], why: str) -> None:
         self.check(name)
         try:
             before = self.serving()
@@ -220,7 +225,12 @@ class VersionStore:
         Raises:
             UserError: nothing served before.
             IndexCorrupt: it is no longer whole.
+            StorageError: as for :meth:`serve`.
         """
+        with self._deciding():
+            return self._rollback(why)
+
+    def _rollback(self, why: str) -> str:
         before = self.serving()
         if not before.back:
             raise UserError(
@@ -231,6 +241,10 @@ class VersionStore:
         self.check(name)
         self._write(Served(version=name, how="rollback", why=why), before, before.back[:-1])
         return name
+
+    def _deciding(self) -> AbstractContextManager[None]:
+        """What serves is read and written by one process at a time."""
+        return one_process(self.folder / _LOCK_FILE)
 
     def _write(self, served: Served, before: Serving, back: tuple[str, ...]) -> None:
         serving = Serving(history=(*before.history, served), back=back)
@@ -313,13 +327,19 @@ class VersionStore:
 
         Raises:
             UserError: it has not passed, or against another version, and no reason is given.
+            IndexCorrupt: it is not whole.
+            StorageError: as for :meth:`serve`.
         """
+        with self._deciding():
+            self._promote(name, without_gate)
+
+    def _promote(self, name: str, without_gate: str) -> None:
         self.path(name)
         gate, current = self.gate(name), self.current()
         if name == current:
             raise UserError(f"version {name} serves already", hint="curbside index list")
         if without_gate:
-            self.serve(name, "promote", f"without a gate: {without_gate}")
+            self._serve(name, "promote", f"without a gate: {without_gate}")
             return
         wrong = (
             "has not been through the gate"
@@ -335,7 +355,7 @@ class VersionStore:
                 f"version {name} {wrong}",
                 hint="curbside eval gate, or curbside index promote --without-gate 'REASON'",
             )
-        self.serve(name, "promote", f"gate passed: {gate.report}")
+        self._serve(name, "promote", f"gate passed: {gate.report}")
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -20,7 +20,7 @@ from curbside.agents.opening import open_fleet
 from curbside.agents.tasks import options_by_task, tasks_by_modality
 from curbside.cases import Cases, read_cases
 from curbside.config import Config
-from curbside.errors import IndexCorrupt, IndexMismatch
+from curbside.errors import IndexCorrupt, IndexMismatch, UserError
 from curbside.indexes.assess import Assessor
 from curbside.indexes.competence import Competence
 from curbside.indexes.encoder import load_encoder
@@ -35,7 +35,7 @@ from curbside.router.out_of_fold import out_of_fold_outcomes
 from curbside.router.versions import CASES_FILE, TUNE_FILE, WITHHELD_FILE, VersionStore
 from curbside.storage import write_text
 
-__all__ = ["Workspace", "tune_rows"]
+__all__ = ["Workspace", "out_of_fold_mark", "tune_rows"]
 
 #: Train images whose perturbed copies are encoded.
 _VIEWED = 2000
@@ -225,9 +225,19 @@ class Workspace:
         return self.out_of_fold(cases, self.features(cases))
 
     def out_of_fold(self, cases: Cases, features: Features) -> Outcomes | None:
-        """Out-of-fold readings of train cases, where they were asked for and made."""
-        if self.config.fleet.out_of_fold < 2 or not self.out_of_fold_folder.is_dir():
+        """Out-of-fold readings of train cases, where they are asked for and agents are trained.
+
+        Raises:
+            UserError: they were not made, or with other folds or a fleet trained otherwise.
+        """
+        folds = self.config.fleet.out_of_fold
+        if folds < 2 or not self.fleet_spec.embedded:
             return None
+        if self.stamp("out-of-fold") != out_of_fold_mark(folds, self.stamp("fleet")):
+            raise UserError(
+                f"fleet.out_of_fold is {folds}, but there are no such readings of this fleet",
+                hint="curbside build --cases MANIFEST makes them; or set fleet.out_of_fold: 0",
+            )
         return out_of_fold_outcomes(self.out_of_fold_folder, cases, features)
 
     # -- what was built -----------------------------------------------------------------
@@ -255,6 +265,11 @@ class Workspace:
 
 def _withheld(version: Path) -> Withheld:
     return Withheld.from_json((version / WITHHELD_FILE).read_text("utf-8"))
+
+
+def out_of_fold_mark(folds: int, fleet: str) -> str:
+    """Stamp of out-of-fold readings: in how many folds, and the stamp of the fleet."""
+    return f"{folds} {fleet}"
 
 
 def tune_rows(cases: Cases) -> NDArray[np.intp]:

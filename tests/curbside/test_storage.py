@@ -17,6 +17,7 @@ from curbside.storage import (
     file_digest,
     new_file,
     new_folder,
+    one_process,
     tree_digest,
     write_bytes,
     write_text,
@@ -128,3 +129,38 @@ def test_digests_are_of_bytes_and_of_every_file_below(tmp_path: Path) -> None:
     one, two = (hashlib.sha256(raw).hexdigest() for raw in (b"1", b"2"))
     assert file_digest(tmp_path / "a") == two
     assert list(tree_digest(tmp_path).items()) == [("a", two), ("b/x", one)]
+
+
+def test_whoever_waits_too_long_for_another_process_is_told(tmp_path: Path) -> None:
+    lock = tmp_path / "deep" / ".lock"
+    with (
+        one_process(lock),
+        pytest.raises(StorageError, match=r"another process has been using .*deep for 0\.1 s"),
+        one_process(lock, wait_s=0.1),
+    ):
+        pass
+    with one_process(lock, wait_s=0.1):  # free again after a refusal and after use
+        pass
+
+
+def test_a_killed_process_lets_go(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    code = (
+        "import pathlib, sys, time\n"
+        "from curbside.storage import one_process\n"
+        "with one_process(pathlib.Path(sys.argv[1])):\n"
+        "    print('in', flush=True)\n"
+        "    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE) as held:
+        try:
+            assert held.stdout is not None and held.stdout.readline() == b"in\n"
+            with (
+                pytest.raises(StorageError, match="another process"),
+                one_process(lock, wait_s=0.1),
+            ):
+                pass
+        finally:
+            held.kill()
+    with one_process(lock, wait_s=5):
+        pass

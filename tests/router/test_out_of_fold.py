@@ -12,7 +12,7 @@ from tests_growing_world import SIZES, Anything, open_workspace, write_manifest
 
 from curbside.agents.read_all import read_all
 from curbside.cases import Cases, read_cases
-from curbside.errors import IndexCorrupt
+from curbside.errors import IndexCorrupt, UserError
 from curbside.indexes.features import Features
 from curbside.router import building
 from curbside.router.building import build_home
@@ -69,7 +69,12 @@ def test_a_build_with_folds_teaches_competence_more(
     folded: Any = open_workspace(home)
     fleet = folded.config.fleet.model_copy(update={"out_of_fold": 2})
     folded.config = folded.config.model_copy(update={"fleet": fleet})
-    folded.stamp = lambda stage: "" if stage == "out-of-fold" else Anything()
+    # the fake fleet is never trained, so its stamp is none that a build writes
+    stamps = {"out-of-fold": "3 folds of it"}
+    folded.stamp = lambda stage: stamps.get(stage) or Anything()
+    with pytest.raises(UserError, match=r"out_of_fold is 2, but there are no such readings"):
+        folded.other_outcomes()
+    folded.write_stamp = lambda stage, mark: stamps.update({stage: mark, "fleet": mark[2:]})
     monkeypatch.setattr(building, "_train", lambda *_, **__: folded._fleet)
     build_home(folded, manifest)
     more = folded.other_outcomes()
@@ -77,6 +82,9 @@ def test_a_build_with_folds_teaches_competence_more(
     assert len(more) == int((manifest.roles == "train").sum())
     assert len(folded.competence()._vectors) == len(plain._vectors) + len(more)
     assert np.isfinite(folded.competence().within)
+    stamps["fleet"] = "trained otherwise since"
+    with pytest.raises(UserError, match="no such readings of this fleet"):
+        folded.other_outcomes()
 
 
 def test_readings_that_are_gone_or_damaged_are_said(tmp_path: Path) -> None:

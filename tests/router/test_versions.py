@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeout
 from pathlib import Path
 
 import pytest
 
 from curbside.errors import IndexCorrupt, NotBuilt, StorageError, UserError
 from curbside.router.versions import Gate, VersionFacts, VersionStore
+from curbside.storage import one_process
 
 
 def facts(name: str, parent: str | None = None) -> VersionFacts:
@@ -106,6 +109,34 @@ def test_rollback_goes_back_one_promotion_at_a_time(store: VersionStore) -> None
         store.rollback("")
     hows = [e.how for e in store.serving().history]
     assert hows == ["build", "promote", "promote", "rollback", "promote", "rollback", "rollback"]
+
+
+def test_two_that_decide_at_once_lose_no_decision(store: VersionStore) -> None:
+    # each opens the store for itself, as two processes do; an unlocked read and write loses some
+    def promote_and_return(name: str) -> None:
+        own = VersionStore(store.folder)
+        for _ in range(10):
+            own.serve(name, "promote")
+            own.rollback("")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(promote_and_return, ["two", "three"]))
+    hows = [e.how for e in store.serving().history]
+    assert hows.count("promote") == hows.count("rollback") == 20
+    assert store.current() == "one" and store.serving().back == ()
+
+
+def test_a_promotion_that_waited_sees_what_has_served_since(store: VersionStore) -> None:
+    store.record_gate(Gate(version="two", against="one", passed=True, report="r"))
+    with ThreadPoolExecutor(1) as pool:
+        with one_process(store.folder / ".serving.lock"):
+            waiting = pool.submit(VersionStore(store.folder).promote, "two")
+            with pytest.raises(FuturesTimeout):
+                waiting.result(timeout=0.2)
+            store._serve("three", "promote", "meanwhile")
+        with pytest.raises(UserError, match="passed the gate against one, but three serves"):
+            waiting.result(timeout=10)
+    assert store.current() == "three"
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove", "more"])
