@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
         return run(monkeypatch)
 
     return with_error
+
+
+@pytest.mark.parametrize("module", ["curbside", "curbside.cli"])
+def test_the_package_runs_as_a_module(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "no-such-command"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "No such command 'no-such-command'" in done.stderr
 
 
 def _command(name: str) -> Any:
