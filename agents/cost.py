@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["BuildCost", "Costed", "Meter", "forget_high_water", "high_water_mib", "metered"]
+from curbside.memory import forget_high_water, high_water_mib
+
+__all__ = ["BuildCost", "Costed", "Meter", "metered"]
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,3 @@ def metered() -> Iterator[Meter]:
     yield meter
     meter.seconds = time.perf_counter() - started
     meter.peak_mib = high_water_mib()
-
-
-def forget_high_water() -> None:
-    """Let :func:`high_water_mib` count from now on; elsewhere than on Linux nothing happens."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def high_water_mib() -> float:
-    """Greatest resident memory of this process; on Linux since it was last told to forget."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from curbside.intake import studies_in
+from curbside.memory import resident_bytes
 from curbside.phantom_attacks import ATTACKS, GOOD
 from curbside.phantom_dicom import as_dicom
 from curbside.study import Study
@@ -75,11 +75,11 @@ def most_memory() -> Iterator[list[int]]:
     """Yields a list of one number: the most resident bytes, of this process and its workers,
     over what they had at the start.  Linux only; elsewhere it stays 0.
     """
-    base, most, done = _resident(), [0], threading.Event()
+    base, most, done = resident_bytes(children=True), [0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.003):
-            most[0] = max(most[0], _resident() - base)
+            most[0] = max(most[0], resident_bytes(children=True) - base)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -99,16 +99,3 @@ def _cost(name: str) -> Cost:
         seconds = time.perf_counter() - started
     reason = "none" if isinstance(found, Study) else found.reason
     return Cost(len(raw), reason, seconds, most[0])
-
-
-def _resident() -> int:
-    own = Path(f"/proc/self/task/{os.getpid()}/children")
-    if not own.exists():
-        return 0
-    pages = 0
-    for process in (str(os.getpid()), *own.read_text().split()):
-        try:
-            pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
-        except OSError:  # gone meanwhile
-            continue
-    return pages * os.sysconf("SC_PAGE_SIZE")

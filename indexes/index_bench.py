@@ -9,8 +9,6 @@ widely as it must be to serve, as in ``assess_fit.py``; else as widely as is tri
 from __future__ import annotations
 
 import gc
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +25,7 @@ from curbside.indexes.novelty import fit_score
 from curbside.indexes.projection import Projection
 from curbside.indexes.rows import HeldOut, Indexed
 from curbside.indexes.vectors import HNSW, WIDTHS, VectorIndex, kind_for
+from curbside.memory import high_water_mib
 from curbside.threads import one_blas_thread
 
 __all__ = ["SizeBench", "bench_sizes", "planted"]
@@ -157,7 +156,7 @@ def _bench(n: int, d: int, singles: int, batch: int, kind: str) -> SizeBench:
         index.width,
         round(build, 3),
         round(len(index.to_bytes()) / 2**20, 1),
-        round(_peak_mib(), 1),
+        round(high_water_mib(), 1),
         round(float(np.percentile(times, 50)), 3),
         round(float(np.percentile(times, 99)), 3),
         round(rate, 1),
@@ -183,9 +182,3 @@ def _competence(assessor: Assessor, agents: tuple[str, ...], d: int) -> Competen
         between=16.0,
         usual=0.5,
     )
-
-
-def _peak_mib() -> float:
-    # KiB on Linux, bytes on macOS
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -5,7 +5,6 @@ Runs on what is built in a home, with ledger and waiting cases in a temporary fo
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from curbside.config import Config
 from curbside.errors import ImageError, UserError
 from curbside.indexes.features import Features, FeatureSource
+from curbside.memory import high_water_mib
 from curbside.router.api import Router
 from curbside.router.flow import decided
 from curbside.router.workspace import Workspace
@@ -28,7 +28,6 @@ from curbside.study import Study, content_hash
 
 __all__ = ["BatchBench", "bench_batch", "own_stores"]
 
-_MEGA = 1024.0
 _ENCODER_BATCH = 32
 
 
@@ -81,10 +80,16 @@ class _Given(FeatureSource):
         )
 
 
-def own_stores(config: Config, folder: Path) -> Config:
-    """The configuration with ledger, waiting cases and sources in a folder of their own."""
+def own_stores(config: Config, folder: Path, *, cache: bool = False) -> Config:
+    """The configuration with ledger, waiting cases and sources in a folder of their own.
+
+    Args:
+        cache: keep features there too.
+    """
     names = ("ledger", "checkpoints", "sources")
     update = {name: str(folder / f"{name}.sqlite") for name in names}
+    if cache:
+        update["cache"] = str(folder / "cache")
     return config.model_copy(update={"stores": config.stores.model_copy(update=update)})
 
 
@@ -125,7 +130,7 @@ def bench_batch(
         peaks = {}
         for n in memory:
             _count(decided(given, _numbered(n)))
-            peaks[n] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MEGA
+            peaks[n] = high_water_mib()
         router.close()
     return BatchBench(
         decided=cases,

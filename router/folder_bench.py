@@ -6,10 +6,10 @@ parts and feature cache beside them; the home that it runs on is not written to.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from PIL import Image
 
 from curbside.config import Config
 from curbside.errors import InternalError
+from curbside.memory import resident_bytes
 from curbside.progress import Show
 from curbside.router.api import Router
 from curbside.router.batch import incoming, run_batch
+from curbside.router.batch_bench import own_stores
 from curbside.router.workspace import Workspace
 from curbside.study import Question
 
@@ -70,25 +72,18 @@ def bench_folder(
         for _ in range(n):
             done += 1
             if done in wanted:
-                memory[done] = _resident() / _MEBI
+                memory[done] = resident_bytes() / _MEBI
         show(n, note)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _draw(folder / "images", max(sizes))
-        stores = {
-            "cache": str(folder / "cache"),
-            **{s: str(folder / f"{s}.sqlite") for s in ("ledger", "checkpoints", "sources")},
-        }
-        moved = config.model_copy(update={"stores": config.stores.model_copy(update=stores)})
-        router = Router(Workspace(home, moved))
-        try:
+        moved = own_stores(config, folder, cache=True)
+        with closing(Router(Workspace(home, moved))) as router:
             given = incoming(folder / "images", Question(), config.privacy.allowed_tags)
             start = time.perf_counter()
             summary = run_batch(router, given, folder / "out", show=look)
             seconds = time.perf_counter() - start
-        finally:
-            router.close()
     if summary.cases != max(sizes):
         raise InternalError(f"{summary.cases} of {max(sizes)} files came out of the batch")
     return FolderBench(memory, summary.cases / seconds)
@@ -102,11 +97,3 @@ def _draw(folder: Path, n: int) -> None:
         noise = rng.integers(0, 256, (8, 8, 3), np.uint8)
         picture = Image.fromarray(noise).resize((32, 32))
         picture.save(folder / f"{i:08d}.png", compress_level=1)
-
-
-def _resident() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from curbside.agents.cost import high_water_mib
+from curbside.memory import high_water_mib
 from curbside.progress import Show
 from curbside.storage import tree_digest, write_text
 

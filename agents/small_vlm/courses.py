@@ -89,8 +89,8 @@ def run_course(
     """
     from transformers import Trainer, TrainingArguments
 
-    from curbside.agents.cost import forget_high_water
     from curbside.agents.finetuning.runs import go_on
+    from curbside.memory import forget_high_water
 
     total = -(-len(items) // course.batch)
     gpu = torch_device().type == "cuda"
