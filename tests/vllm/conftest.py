@@ -1,9 +1,9 @@
-"""Makes the tiny checkpoints and the planted world importable."""
+"""Makes the marks, the tiny checkpoints and the planted world importable."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / "agents"), str(TESTS / "router")]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "agents"), str(HERE.parent / "router")]

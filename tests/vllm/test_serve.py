@@ -22,17 +22,12 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from real_vllm import MARKS
 from tiny_models import save_adapter, save_llava
 
 from curbside.agents.finetuning.export import for_vllm
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.enable_socket,
-    pytest.mark.timeout(1800),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-]
+pytestmark = MARKS
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 #: The arguments that a random model on a CPU needs beyond those of any fleet.

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from real_vllm import MARKS
 from tests_finetuning_world import rows, write
 from tests_router_world import TASKS, make_world, picture
 from tiny_models import save_adapter, save_idefics3, save_llava
@@ -51,13 +52,7 @@ from curbside.cases import read_cases
 from curbside.readings import Reading, Status
 from curbside.study import Question, QuestionKind, Study
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.enable_socket,
-    pytest.mark.timeout(1800),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-]
+pytestmark = MARKS
 HERE = Path(__file__).resolve().parent
 PYTHON = HERE.parents[1] / ".venv-vllm" / "bin" / "python"
 ASKED = Question(options=("benign", "malignant", "normal"))
