@@ -40,9 +40,9 @@ def test_processes_that_were_started_count_where_wanted() -> None:
 
 
 def test_elsewhere_than_on_linux_the_high_water_is_the_system_s(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(memory, "Path", lambda _: Path("/nowhere"))
+    monkeypatch.setattr(memory, "Path", lambda _: tmp_path / "not" / "there")
     assert resident_bytes() == 0
     assert high_water_mib() > 10
     forget_high_water()
