@@ -33,7 +33,7 @@ from curbside.errors import UserError
 from curbside.indexes.encoder import load_encoder
 from curbside.indexes.features import FeatureSource
 from curbside.indexes.pretrained import SentenceTransformersEncoder
-from curbside.readings import Failure, Reading
+from curbside.readings import CaseRecord, Failure, Reading
 from curbside.router.api import Router
 from curbside.router.batch_bench import own_stores
 from curbside.router.workspace import Workspace
@@ -51,8 +51,9 @@ class FleetBench:
         encoder, agents: where they run; agents by name, those that were asked.
         studies: read in ``seconds``, each once; ``rate`` of them a second.
         encoder_rate: images a second of the encoder alone, from the same files.
+        alone_p50, alone_p95: ms of a study read by itself, files to ledger; None where none was.
         status: outcomes; answered_by: readers of the answers.
-        readings: readings by agent; failures: calls that failed, by agent.
+        readings: readings by agent; failures: calls that failed, by agent, also of those alone.
         gpu_mib: greatest memory of the GPU that torch took in this process; None without one.
     """
 
@@ -67,6 +68,8 @@ class FleetBench:
     readings: dict[str, int]
     failures: dict[str, int]
     gpu_mib: float | None
+    alone_p50: float | None = None
+    alone_p95: float | None = None
 
     @property
     def rate(self) -> float:
@@ -86,19 +89,22 @@ class _Uncached(Workspace):
         return FeatureSource(load_encoder(self.config.encoder, self.cache_folder))
 
 
-def bench_fleet(home: Path, config: Config, *, studies: int, warm: int = 16) -> FleetBench:
+def bench_fleet(
+    home: Path, config: Config, *, studies: int, warm: int = 16, alone: int = 0
+) -> FleetBench:
     """Read the built cases' images through the whole router and its fleet.
 
     Args:
         studies: measured, each read once.
         warm: read before, unmeasured: models are loaded and connections opened by them.
+        alone: further ones, read one by one afterwards; fewer where no more are there.
 
     Raises:
         NotBuilt: nothing was built; UserError: there are too few of its images.
     """
     with tempfile.TemporaryDirectory() as folder:
         workspace = _Uncached(home, own_stores(config, Path(folder)))
-        some = _studies(workspace, warm + studies)
+        some = _studies(workspace, warm + studies + alone)
         if len(some) <= warm:
             raise UserError(
                 f"{len(some)} images of the built cases are there; more than {warm} are needed",
@@ -108,14 +114,17 @@ def bench_fleet(home: Path, config: Config, *, studies: int, warm: int = 16) -> 
             router.read_batch(some[:warm])
             _reset_gpu()
             start = time.perf_counter()
-            records = router.read_batch(some[warm:])
+            records = router.read_batch(some[warm : warm + studies])
             seconds = time.perf_counter() - start
+            singly = [_timed(router, study) for study in some[warm + studies :]]
         encoder = workspace.source.encoder
         start = time.perf_counter()
-        FeatureSource(encoder).of(some[warm:])
-        alone = time.perf_counter() - start
+        FeatureSource(encoder).of(some[warm : warm + studies])
+        encoding = time.perf_counter() - start
     responses = [r for record in records for r in record.responses]
-    asked = dict.fromkeys(r.agent for r in responses)
+    every = responses + [r for record, _ in singly for r in record.responses]
+    took = [ms for _, ms in singly]
+    asked = dict.fromkeys(r.agent for r in every)
     # the others run through ONNX Runtime, on processors
     on = encoder.device if isinstance(encoder, SentenceTransformersEncoder) else "cpu"
     return FleetBench(
@@ -124,13 +133,22 @@ def bench_fleet(home: Path, config: Config, *, studies: int, warm: int = 16) -> 
         agents={name: _where(workspace.fleet_spec, name) for name in asked},
         studies=len(records),
         seconds=seconds,
-        encoder_rate=len(records) / alone,
+        encoder_rate=len(records) / encoding,
         status=dict(Counter(str(r.outcome.status) for r in records)),
         answered_by=dict(Counter(r.outcome.reader for r in records if r.outcome.reader)),
         readings=dict(Counter(r.agent for r in responses if isinstance(r, Reading))),
-        failures=dict(Counter(r.agent for r in responses if isinstance(r, Failure))),
+        failures=dict(Counter(r.agent for r in every if isinstance(r, Failure))),
         gpu_mib=_gpu_mib(),
+        alone_p50=float(np.percentile(took, 50)) if took else None,
+        alone_p95=float(np.percentile(took, 95)) if took else None,
     )
+
+
+def _timed(router: Router, study: Study) -> tuple[CaseRecord, float]:
+    """Its record, and the ms until it was there."""
+    start = time.perf_counter()
+    record = router.read(study)
+    return record, 1000 * (time.perf_counter() - start)
 
 
 def _studies(workspace: Workspace, most: int) -> Sequence[Study]:

@@ -120,6 +120,7 @@ def bench_batch(
 def bench_fleet(
     studies: Annotated[int, typer.Option(min=1, max=10**6, help="Studies read, each once.")] = 200,
     warm: Annotated[int, typer.Option(min=0, max=10**4, help="Read before, unmeasured.")] = 16,
+    alone: Annotated[int, typer.Option(min=0, max=10**4, help="More, read one by one.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Studies per second with encoder and agents, on what is built and wherever it runs.
@@ -130,7 +131,7 @@ def bench_fleet(
     from curbside.home import config_path, home
     from curbside.router.fleet_bench import bench_fleet as run
 
-    result = run(home(), load_config(config_path()), studies=studies, warm=warm)
+    result = run(home(), load_config(config_path()), studies=studies, warm=warm, alone=alone)
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:
@@ -140,6 +141,11 @@ def bench_fleet(
             f"  studies           {result.studies} in {result.seconds:.1f} s, "
             f"{result.rate:.1f} studies/s"
         )
+        if result.alone_p50 is not None:
+            typer.echo(
+                f"  one by one        {result.alone_p50:.0f} ms a study, median; "
+                f"{result.alone_p95:.0f} ms at 95 %"
+            )
         width = max([17, *map(len, result.agents)])
         for name, where in sorted(result.agents.items()):
             read, failed = result.readings.get(name, 0), result.failures.get(name, 0)

@@ -61,7 +61,7 @@ def cases(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
 def test_every_study_is_read_once_and_counted(
     world: World, cases: list[Case], tmp_path: Path
 ) -> None:
-    result = bench_fleet(tmp_path, world.config, studies=21, warm=9)
+    result = bench_fleet(tmp_path, world.config, studies=21, warm=5, alone=4)
     assert result.studies == 21 and result.rate == pytest.approx(21 / result.seconds)
     assert sum(result.status.values()) == 21 and not result.failures
     assert sum(result.readings.values()) >= 21 - result.status.get("needs_review", 0)
@@ -73,6 +73,8 @@ def test_every_study_is_read_once_and_counted(
         "specialist-ct": "plugin mine",
     }
     assert result.agents == {n: where[n] for n in result.agents} and len(result.agents) > 1
+    assert result.alone_p50 is not None and result.alone_p95 is not None
+    assert 0 < result.alone_p50 <= result.alone_p95
     assert result.machine and result.encoder == "lite0, cpu" and result.encoder_rate > 0
     assert not list(tmp_path.glob("*.sqlite"))
 
@@ -90,6 +92,7 @@ def test_a_rate_of_failures_is_no_rate(
     asked = ["bench", "fleet", "--studies", "20", "--warm", "4"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
+    assert "one by one" in done.output
     assert "20 in " in done.output and "studies/s" in done.output and ", 0 failed" in done.output
 
     def fails(_: Any) -> None:
