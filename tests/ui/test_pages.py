@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from streamlit.testing.v1 import AppTest
 from tests_router_world import TASKS, picture
 from tests_ui_words import rows, words
 
@@ -155,6 +156,44 @@ def test_an_override_wants_a_coded_reason(opened, home, jobs, ledger):
     assert ledger.record("study-xray").outcome.answer == other.label
 
 
+def test_a_note_that_is_typed_just_before_the_reason_is_kept(opened, home, jobs, ledger):
+    """A click takes the text out of the field and presses the button: both come at once."""
+    app = opened("case", case="study-xray", reader="Dr. A")
+    next(b for b in app.button if b.key.startswith("answer-study-xray")).click().run()
+    app.text_input(key="note-study-xray").set_value("fourth rib")
+    app.button(key="why-study-xray-wrong_finding").click().run()
+    (event,) = ledger.events("study-xray")
+    assert (event.code, event.text) == ("wrong_finding", "fourth rib")
+
+
+def test_a_name_that_is_typed_just_before_an_action_is_who_acts(opened, home, jobs, ledger):
+    app = opened("case", case="study-strange", reader="Dr. A")
+    app.button(key="agree-study-strange").click()
+    app.text_input(key="cb_reader_box").set_value("Dr. B").run()
+    (event,) = ledger.events("study-strange")
+    assert event.who == "Dr. B"
+
+
+def test_a_written_answer_is_of_the_revision_that_was_seen(opened, home, jobs, ledger):
+    record = ledger.record("study-cut").model_copy(update={"case": "study-free", "options": ()})
+    ledger.write([(case_key("study-free", "x", Question(options=("a",)), record.versions), record)])
+
+    def write(app: AppTest, answer: str) -> None:
+        app.text_input(key="free-answer-study-free").set_value(answer)
+        (give,) = [b for b in app.button if b.label == "Answer"]
+        give.click().run()
+
+    app = opened("case", case="study-free", reader="Dr. A")
+    ledger.review("study-free", "Dr. B", answer="normal", revision=0)
+    write(app, "fracture")
+    assert "Nothing was recorded" in words(app) and "Dr. B" in words(app)
+    assert ledger.get("study-free").answer == "normal"
+    # what was written is still there
+    assert app.text_input(key="free-answer-study-free").value == "fracture"
+    write(opened("case", case="study-free", reader="Dr. A"), "normal")
+    assert [e.who for e in ledger.events("study-free")] == ["Dr. B", "Dr. A"]
+
+
 def test_an_override_can_be_taken_back(opened, home, jobs, ledger):
     app = opened("case", case="study-xray", reader="Dr. A")
     next(b for b in app.button if b.key.startswith("answer-study-xray")).click().run()
@@ -245,13 +284,20 @@ def test_asking_and_rerouting_are_jobs_and_no_rerun_infers(opened, home, jobs, l
     offered = app.selectbox(key="ask-agent-study-strange").options
     ranked = [known.get(a, -1.0) for a in offered]
     assert len(set(offered)) > 1 and ranked == sorted(ranked, reverse=True)
+    app.text_input(key="ask-text-study-strange").set_value("Is it old?")
+    app.text_input(key="ask-options-study-strange").set_value("yes | no |")
     (asks,) = [b for b in app.button if b.label == "Ask"]
     asks.click().run()
+    # seen is what was drawn, not what somebody has made of it by now
+    ledger.review("study-strange", "Dr. B", answer=TASKS["bones"][0], revision=0)
     (route,) = [b for b in app.button if b.label == "Re-route"]
     route.click().run()
     assert [k for k, _ in jobs.handed] == ["ask", "reroute"]
+    asked = jobs.handed[0][1]
+    assert (asked["text"], asked["options"]) == ("Is it old?", ["yes", "no"])
+    assert asked["agent"] == offered[0]
     assert jobs.handed[1][1]["revision"] == 0 and jobs.handed[1][1]["who"] == "Dr. A"
-    assert not ledger.events("study-strange")
+    assert [e.who for e in ledger.events("study-strange")] == ["Dr. B"]
     reading = {"type": "reading", "options": ["a", "b"], "probabilities": [0.2, 0.8], "text": ""}
     jobs.end("job-1", state="done", result={"agent": "g", "asked": "?", "response": reading})
     jobs.end("job-2", state="failed", error="the images are not here", hint="route it again")

@@ -34,38 +34,30 @@ def ask_and_reroute(entry: Entry, record: CaseRecord) -> None:
     with left:
         st.markdown("##### Ask an agent")
         with st.form(f"ask-{entry.study}", border=False):
-            whom = st.selectbox("Agent", agents, key=f"ask-agent-{entry.study}")
-            words = st.text_input("Question", placeholder="Is there an effusion?")
-            options = st.text_input(
+            st.selectbox("Agent", agents, key=f"ask-agent-{entry.study}")
+            st.text_input(
+                "Question", placeholder="Is there an effusion?", key=f"ask-text-{entry.study}"
+            )
+            st.text_input(
                 "Answers to choose from",
                 placeholder="yes | no",
+                key=f"ask-options-{entry.study}",
                 help="Agents that score answers need them; leave it empty for an open question.",
             )
-            if st.form_submit_button("Ask", disabled=not reader()):
-                choices = [o.strip() for o in options.split("|") if o.strip()]
-                _hand_in(
-                    entry.study,
-                    "ask",
-                    f"{whom} is asked",
-                    agent=whom,
-                    text=words,
-                    options=choices,
-                )
+            st.form_submit_button("Ask", disabled=not reader(), on_click=_ask, args=(entry.study,))
         st.caption("The answer goes into the story; it does not change the outcome.")
     with right:
         st.markdown("##### Send it to another agent")
         asked = {r.agent for r in record.responses}
         with st.form(f"reroute-{entry.study}", border=False):
             others = [a for a in agents if a not in asked] or agents
-            whom = st.selectbox("Agent", others, key=f"reroute-agent-{entry.study}")
-            if st.form_submit_button("Re-route", disabled=not reader()):
-                _hand_in(
-                    entry.study,
-                    "reroute",
-                    f"{whom} reads it",
-                    agent=whom,
-                    revision=entry.revision,
-                )
+            st.selectbox("Agent", others, key=f"reroute-agent-{entry.study}")
+            st.form_submit_button(
+                "Re-route",
+                disabled=not reader(),
+                on_click=_reroute,
+                args=(entry.study, entry.revision),
+            )
         st.caption("Its reading is provisional until you agree with it or override it.")
     _answers(entry.study)
 
@@ -81,6 +73,20 @@ def _by_competence(agents: Sequence[str], record: CaseRecord) -> list[str]:
     """Who is likeliest to be right on this case first; then those of whom nothing is known."""
     known = {c.agent: c.estimate for c in record.competence}
     return sorted(agents, key=lambda a: -known.get(a, -1.0))
+
+
+def _ask(case: str) -> None:
+    told = st.session_state
+    whom = told[f"ask-agent-{case}"]
+    options = [o.strip() for o in told[f"ask-options-{case}"].split("|") if o.strip()]
+    words = told[f"ask-text-{case}"]
+    _hand_in(case, "ask", f"{whom} is asked", agent=whom, text=words, options=options)
+
+
+def _reroute(case: str, revision: int) -> None:
+    """``revision`` is the one that was seen, not the one that stands by now."""
+    whom = st.session_state[f"reroute-agent-{case}"]
+    _hand_in(case, "reroute", f"{whom} reads it", agent=whom, revision=revision)
 
 
 def _hand_in(case: str, kind: str, title: str, **payload: Any) -> None:

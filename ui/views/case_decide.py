@@ -2,6 +2,7 @@
 
 Every action names its case by id and revision, given when the button was drawn: if another
 study has come in above, or somebody else was quicker, it is this case or none that changes.
+What was typed is read when the action runs: the button may have been drawn before it.
 """
 
 from __future__ import annotations
@@ -118,20 +119,32 @@ def _free(
 ) -> None:
     """An answer chosen from a long list, or written where the question has no options."""
     with st.form(f"free-{entry.study}", border=False):
+        key = _free_key(entry.study)
         if record.options:
-            said = st.selectbox("Your answer", record.options, index=None)
+            st.selectbox("Your answer", record.options, index=None, key=key)
         else:
-            said = st.text_input("Your answer", placeholder="What the images show")
-        if st.form_submit_button("Answer", disabled=not reader()) and said:
-            _answer(entry.study, entry.revision, said, told, ahead, blind)
-            st.rerun()
+            st.text_input("Your answer", placeholder="What the images show", key=key)
+        st.form_submit_button(
+            "Answer",
+            disabled=not reader(),
+            on_click=_free_given,
+            args=(entry.study, entry.revision, told, ahead, blind),
+        )
+
+
+def _free_key(case: str) -> str:
+    return f"free-answer-{case}"
+
+
+def _note_key(case: str) -> str:
+    return f"note-{case}"
 
 
 def _why(entry: Entry, ahead: str | None) -> None:
     """The second step of an override: its coded reason."""
     wanted = st.session_state[_PENDING]
     st.markdown(f"**Override with “{wanted['answer']}”: why?**")
-    note = st.text_input("Note", key=f"note-{entry.study}", placeholder="optional, no names")
+    st.text_input("Note", key=_note_key(entry.study), placeholder="optional, no names")
     with st.container(horizontal=True, gap="small", key="cb-why"):
         for i, code in enumerate(OVERRIDE_CODES, 1):
             st.button(
@@ -139,7 +152,7 @@ def _why(entry: Entry, ahead: str | None) -> None:
                 shortcut=str(i),
                 key=f"why-{entry.study}-{code}",
                 on_click=_override,
-                args=(entry.study, wanted["revision"], wanted["answer"], code, note, ahead),
+                args=(entry.study, wanted["revision"], wanted["answer"], code, ahead),
                 disabled=not reader(),
             )
         st.button(
@@ -170,9 +183,14 @@ def _answer(
         _go_on(case, f"{'Agreed' if kind is Kind.AGREE else 'Answered'}: {answer}", ahead)
 
 
-def _override(
-    case: str, revision: int, answer: str, code: str, note: str, ahead: str | None
-) -> None:
+def _free_given(case: str, revision: int, told: str | None, ahead: str | None, blind: bool) -> None:
+    said = st.session_state.get(_free_key(case))
+    if said:
+        _answer(case, revision, said, told, ahead, blind)
+
+
+def _override(case: str, revision: int, answer: str, code: str, ahead: str | None) -> None:
+    note = st.session_state.get(_note_key(case), "")
     done = _do(
         lambda who: ledger().review(
             case, who, kind=Kind.OVERRIDE, answer=answer, code=code, text=note, revision=revision
