@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
@@ -325,11 +325,11 @@ def test_a_view_of_the_worklist_is_its_address(watched, console):
     page_.get_by_role("button", name="Answered").click()
     expect(shown).to_have_text(answered)
     watched.settle()
-    assert page_.url == f"{console.address}/?waiting=false&status=answered"
+    assert page_.url == f"{console.address}/?status=answered&waiting=false"
     page_.reload()
     expect(shown).to_have_text(answered)
     watched.settle()
-    assert page_.url.endswith("status=answered")
+    assert page_.url == f"{console.address}/?status=answered&waiting=false"
     page_.go_back()
     expect(shown).to_have_text(every)
     page_.goto(f"{console.address}/?waiting=false&status=answered&sort=confidence")
@@ -369,9 +369,6 @@ def test_an_override_by_keyboard(watched, console):
     told = ledger.get(case).answer
     page_ = watched.start()
     page_.get_by_text("Waiting only").click()
-    # on a busy machine what is typed while the list is still being drawn again can be lost
-    page_.wait_for_url("**waiting=false*")
-    watched.settle()
     page_.get_by_placeholder("Search ids").fill(case)
     page_.keyboard.press("Enter")
     page_.get_by_role("link", name=case).click()
@@ -387,6 +384,92 @@ def test_an_override_by_keyboard(watched, console):
     (event,) = ledger.events(case)
     assert (event.kind, event.code, event.who) == (Kind.OVERRIDE, "wrong_modality", READER)
     assert ledger.get(case).answer == event.answer != told
+    ledger.close()
+
+
+class Line:
+    """The line from the server to a page; ``shut``, what the server says is kept back."""
+
+    def __init__(self, page: Page) -> None:
+        self.shut = False
+        self._kept: list[tuple[WebSocketRoute, str | bytes]] = []
+        page.route_web_socket("**/_stcore/stream", self._between)
+
+    def _between(self, to_page: WebSocketRoute) -> None:
+        def said(message: str | bytes) -> None:
+            if self.shut:
+                self._kept.append((to_page, message))
+            else:
+                to_page.send(message)
+
+        server = to_page.connect_to_server()
+        server.on_message(said)
+        to_page.on_message(server.send)
+
+    def open(self) -> None:
+        self.shut = False
+        for to_page, message in self._kept:
+            to_page.send(message)
+        self._kept.clear()
+
+
+def test_what_is_typed_while_the_list_is_drawn_again_stays(watched, console):
+    """On a slow line or a busy server: a choice is on its way, and a person types on."""
+    ledger = console.ledger()
+    case = page(ledger, View(status=("answered",)), limit=1).entries[0].study
+    ledger.close()
+    line = Line(watched.page)
+    page_ = watched.start()
+    watched.settle()
+    search = page_.get_by_placeholder("Search ids")
+    line.shut = True
+    page_.get_by_text("Waiting only").click()
+    # the server has drawn it, and named its address; neither has come yet
+    page_.wait_for_timeout(1500)
+    search.fill(case)
+    page_.keyboard.press("Enter")
+    page_.wait_for_timeout(1500)
+    line.open()
+    expect(page_.get_by_role("link", name="phantom-")).to_have_count(1)
+    watched.settle()
+    expect(search).to_have_value(case)
+    assert page_.url == f"{console.address}/?q={case}&waiting=false"
+    # not yet entered, it stays in the field, and the field has the focus
+    search.fill("")
+    page_.keyboard.press("Enter")
+    page_.wait_for_url("**/?waiting=false")
+    watched.settle()
+    line.shut = True
+    page_.get_by_text("Reverse").click()
+    search.click()
+    page_.keyboard.type("phantom-")
+    page_.wait_for_timeout(1500)
+    line.open()
+    page_.wait_for_url("**down=true*")
+    watched.settle()
+    page_.keyboard.type("cut")
+    expect(search).to_have_value("phantom-cut")
+    page_.keyboard.press("Enter")
+    page_.wait_for_url("**/?q=phantom-cut&waiting=false&down=true")
+
+
+def test_a_note_stands_in_the_ledger_however_fast_the_reason_is_clicked(watched, console):
+    ledger = console.ledger()
+    answered = page(ledger, View(status=("answered",), sort="p_value"), limit=50).entries
+    case = next(e.study for e in answered if e.truth is None)
+    page_ = watched.start()
+    page_.goto(f"{console.address}/case?case={case}")
+    expect(page_.locator(".cb-outcome")).to_be_visible()
+    watched.settle()
+    page_.keyboard.press("1" if ledger.record(case).options[0] != ledger.get(case).answer else "2")
+    note = page_.get_by_placeholder("optional, no names")
+    expect(note).to_be_visible()
+    watched.settle()
+    note.fill("seen on 1 of 2 views")
+    page_.get_by_role("button", name="Wrong finding").click()
+    expect(page_.locator(".cb-done")).to_contain_text(case)
+    (event,) = ledger.events(case)
+    assert (event.code, event.text) == ("wrong_finding", "seen on 1 of 2 views")
     ledger.close()
 
 

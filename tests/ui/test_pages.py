@@ -60,6 +60,43 @@ def test_filters_come_from_the_address_and_go_there(opened, home):
     assert "No case matches" in words(app)
 
 
+def test_an_address_that_comes_late_undoes_no_choice(opened, home):
+    """What a person does while the list is drawn again comes with the address of before."""
+    app = opened("worklist", status=["answered"])
+    app.toggle(key="waiting").set_value(False).run()
+    assert len(rows(app)) == 3
+    app.query_params.clear()
+    app.query_params["status"] = "answered"
+    app.text_input(key="q").set_value("xray").run()
+    assert rows(app) == ["study-xray"]
+    assert app.text_input(key="q").value == "xray" and not app.toggle(key="waiting").value
+    told = {"status": "answered", "q": "xray", "waiting": "false"}
+    assert app.query_params == told
+    # back to where it was: the browser is told so, though it says that it is there
+    app.text_input(key="q").set_value("").run()
+    app.query_params.clear()
+    for name, value in told.items():
+        app.query_params[name] = value
+    app.text_input(key="q").set_value("xray").run()
+    assert app.query_params == told and rows(app) == ["study-xray"]
+    # with no widget it is a step back
+    app.query_params.clear()
+    app.query_params["status"] = "answered"
+    app.run()
+    assert app.text_input(key="q").value == "" and app.toggle(key="waiting").value
+
+
+def test_leafing_undoes_no_choice_either(opened, home, monkeypatch):
+    monkeypatch.setattr("curbside.ui.views.worklist.PAGE_SIZE", 2)
+    app = opened("worklist")
+    app.toggle(key="waiting").set_value(False).run()
+    first = rows(app)
+    app.query_params.clear()
+    app.button(key="on").click().run()
+    assert not app.toggle(key="waiting").value and "page 2" in words(app)
+    assert len(rows(app)) == 2 and not set(first) & set(rows(app))
+
+
 def test_a_link_carries_the_study_and_the_view(opened, home):
     app = opened("worklist", waiting="false", modality=["ct"])
     (link,) = [p for p in app.get("page_link") if "study-ct" in p.proto.label]

@@ -39,6 +39,8 @@ _FACETS = {"modality": "Modality", "tier": "Tier", "route": "Asked", "flags": "F
 _FILTERS = ("status", "waiting", "q", *_FACETS, "sort", "down")
 #: What the address said of them when it was looked at last.
 _SEEN = "cb_address"
+#: A person has used a widget since then.
+_USED = "cb_used"
 _COLUMNS = (
     "7.4rem 6.6rem 4.2rem minmax(8rem,1.3fr) 3.4rem 3.2rem minmax(7rem,1fr) minmax(6rem,1fr) 6rem"
 )
@@ -67,13 +69,20 @@ def page() -> None:
 def _chosen() -> View:
     """What the filters say; the address, where it was changed from outside: a link, a step back.
 
+    A browser sends its address with whatever a person does, and the address that the last run
+    gave it may not have reached it yet.  So what comes with a widget is never a step back: taken
+    for one, it would undo the last choices, and with them what was just typed.
+
     Streamlit's own binding to the address writes a choice as it is shown, count and all, so
     that tomorrow's page would not know it.
     """
     said = {name: st.query_params.get_all(name) for name in _FILTERS}
-    if said != st.session_state.get(_SEEN) or "status" not in st.session_state:
+    used = st.session_state.get(_USED, False)
+    outside = said != st.session_state.get(_SEEN) and not used
+    if outside or "status" not in st.session_state:
         view = seen(view_of(said.__getitem__))
         st.session_state[_SEEN] = said
+        st.session_state[_USED] = False
         st.session_state.update(
             {name: list(getattr(view, name)) for name in ("status", *_FACETS)},
             waiting=view.waiting,
@@ -83,16 +92,18 @@ def _chosen() -> View:
         )
         return view
     view = seen(view_of(_widget))
-    # reading blind first may since have taken away what was chosen
-    st.session_state.update(sort=view.sort, flags=list(view.flags))
+    # reading blind first may since have taken away what was chosen; else nothing is set, for
+    # that would undo in the browser what is chosen while this run lasts
+    for name, value in (("sort", view.sort), ("flags", list(view.flags))):
+        if st.session_state[name] != value:
+            st.session_state[name] = value
     address = address_of(view)
-    if address != address_of(view_of(said.__getitem__)):
-        for name in _FILTERS:
-            if name in address:
-                st.query_params[name] = address[name]
-            else:
-                st.query_params.pop(name, None)
+    if used or address != address_of(view_of(said.__getitem__)):
+        others = {n: st.query_params.get_all(n) for n in st.query_params if n not in _FILTERS}
         st.session_state[_SEEN] = {name: address.get(name, []) for name in _FILTERS}
+        st.query_params.from_dict(address | others)
+        # only now: what a person does meanwhile ends this run before it
+        st.session_state[_USED] = False
     return view
 
 
@@ -166,7 +177,12 @@ def _facet(name: str, label: str, counts: dict[str, int], chosen: Sequence[str])
     )
 
 
+def _used() -> None:
+    st.session_state[_USED] = True
+
+
 def _first_page() -> None:
+    _used()
     st.session_state.pop(_STACK, None)
     st.query_params.pop("after", None)
 
@@ -234,6 +250,7 @@ def _bar(view: View, counts: Counts, found: Page, rows: Sequence[Row]) -> None:
             shortcut="Left",
             disabled=not param("after"),
             help="Page before",
+            on_click=_used,
         ):
             stack[:] = stack[:-1]
             st.query_params.pop("after", None)
@@ -248,6 +265,7 @@ def _bar(view: View, counts: Counts, found: Page, rows: Sequence[Row]) -> None:
             shortcut="Right",
             disabled=found.after is None,
             help="Page after",
+            on_click=_used,
         ):
             stack.append(str(found.after))
             st.query_params["after"] = str(found.after)
