@@ -70,6 +70,12 @@ def test_the_table_of_phantoms_is_true() -> None:
         assert row == f"| `{modality}` | {tier} | {', '.join(TASKS[modality])} | {numbers} |"
 
 
+def test_every_picture_of_the_console_is_shown_and_there() -> None:
+    text = (DOCS / "console.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"console/([\w-]+\.png)", text))
+    assert shown == {p.name for p in (DOCS / "console").iterdir()}
+
+
 def test_the_tables_of_windows_limits_and_reasons_are_true() -> None:
     text = (DOCS / "studies.md").read_text(encoding="utf-8")
     windows = re.findall(r"^\| `(\w+)` \| (−?\d+) \| (\d+) \|$", text, re.MULTILINE)
