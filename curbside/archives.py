@@ -18,7 +18,15 @@ from typing import BinaryIO
 
 from curbside.errors import ImageError
 
-__all__ = ["FREE_BYTES", "MAX_MEMBERS", "MAX_RATIO", "MAX_TOTAL_BYTES", "Member", "members_of"]
+__all__ = [
+    "FREE_BYTES",
+    "MAX_MEMBERS",
+    "MAX_RATIO",
+    "MAX_TOTAL_BYTES",
+    "Member",
+    "Source",
+    "members_of",
+]
 
 #: Most members of an archive.
 MAX_MEMBERS = 100_000
@@ -80,6 +88,10 @@ class Member:
 
     def __repr__(self) -> str:  # names may hold a patient's
         return "Member(…)"
+
+
+#: One file, the bytes of one, or one in an archive.
+Source = Path | bytes | Member
 
 
 def members_of(archive: Path | bytes) -> Iterator[Member]:

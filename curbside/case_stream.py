@@ -1,24 +1,22 @@
 """Cases of a manifest of any size: checked as a whole first, then one after another.
 
-:func:`curbside.cases.read_cases` holds all cases in memory and gives columns; this holds
-eight bytes a case while it checks.
+:func:`curbside.cases.read_cases` holds all cases in memory and gives columns; this holds ids
+while it checks, on disk where they are many.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from curbside.cases import Case, bad_rows, case_of, rows_of
 from curbside.errors import CasesError, RowProblem
-from curbside.study import content_hash
+from curbside.scratch import Scratch
 
-__all__ = ["CaseStream", "id_hash", "is_manifest"]
+__all__ = ["CaseStream", "is_manifest"]
 
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
+_IDS = "CREATE TABLE ids (id BLOB PRIMARY KEY, line INTEGER) WITHOUT ROWID"
 #: Bad rows after which no more are looked for.
 _ENOUGH = 1000
 
@@ -26,11 +24,6 @@ _ENOUGH = 1000
 def is_manifest(path: Path) -> bool:
     """Whether a path is a manifest by its name."""
     return path.suffix.lower() in _SUFFIXES and not path.is_dir()
-
-
-def id_hash(case: str) -> int:
-    """64 bits that tell ids apart in a small space; two of 10^6 collide once in 10^7 runs."""
-    return int(content_hash(case)[:16], 16)
 
 
 class CaseStream:
@@ -44,27 +37,24 @@ class CaseStream:
     def __init__(self, path: Path) -> None:
         self.path = path
         problems: list[RowProblem] = []
-        ids = array("Q")
-        lines = array("Q")
         n = 0
-        for line, row in rows_of(path):
-            if not n and not {"image", "study"} & set(row):
-                found = ", ".join(c for c in row if c) or "none"
-                raise CasesError(
-                    f"{path} has no column 'image' or 'study'; its columns: {found}",
-                    hint="docs/cases.md says what each column holds",
-                )
-            n += 1
-            case, wrong = case_of(path.parent, line, row)
-            problems += [RowProblem(line, w) for w in wrong]
-            if case is not None:
-                ids.append(id_hash(case.id))
-                lines.append(line)
-            if len(problems) >= _ENOUGH:
-                break
+        with Scratch(_IDS) as ids:
+            for line, row in rows_of(path):
+                if not n and not {"image", "study"} & set(row):
+                    found = ", ".join(c for c in row if c) or "none"
+                    raise CasesError(
+                        f"{path} has no column 'image' or 'study'; its columns: {found}",
+                        hint="docs/cases.md says what each column holds",
+                    )
+                n += 1
+                case, wrong = case_of(path.parent, line, row)
+                problems += [RowProblem(line, w) for w in wrong]
+                if case is not None and (why := _again(ids, case.id, line)):
+                    problems.append(RowProblem(line, why))
+                if len(problems) >= _ENOUGH:
+                    break
         if not n:
             raise CasesError(f"{path} has no case in it", hint="give a manifest with cases")
-        problems += _twice(ids, lines)
         if problems:
             raise bad_rows(path, problems, n)
         self._n = n
@@ -79,10 +69,13 @@ class CaseStream:
                 yield case
 
 
-def _twice(ids: array[int], lines: array[int]) -> list[RowProblem]:
-    values = np.frombuffer(ids, np.uint64) if ids else np.zeros(0, np.uint64)
-    order = np.argsort(values, kind="stable")
-    same = np.flatnonzero(np.diff(values[order]) == 0)[:_ENOUGH]
-    why = "the same id as line {} (without a column 'id', the image's path gives the id: an "
-    why += "image that is asked twice needs ids)"
-    return [RowProblem(lines[int(order[i + 1])], why.format(lines[int(order[i])])) for i in same]
+def _again(ids: Scratch, case: str, line: int) -> str:
+    """What is wrong where an earlier line has the same id; "" where none has."""
+    key = case.encode("utf-8", "surrogatepass")
+    if ids.changed("INSERT OR IGNORE INTO ids VALUES (?, ?)", key, line):
+        return ""
+    (first,) = ids.first("SELECT line FROM ids WHERE id = ?", key) or (line,)
+    return (
+        f"the same id as line {first} (without a column 'id', the image's path gives the id: an "
+        "image that is asked twice needs ids)"
+    )

@@ -14,23 +14,24 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from curbside import decoding
-from curbside.archives import Member, members_of
+from curbside.archives import Member, Source, members_of
 from curbside.config import PrivacyConfig
 from curbside.errors import ImageError
+from curbside.grouping import NO_LOSS, Groups
 from curbside.identity import keyed
 from curbside.pixels import MAX_BYTES, check_image_header
+from curbside.scratch import Scratch
 from curbside.sniffing import PREFIX, is_dicom, is_zip
 from curbside.study import Instance, Question, Series, Study
 
 __all__ = ["Refusal", "Source", "look_at", "one_study", "sources_in", "studies_in"]
 
-Source = Path | bytes | Member
 #: A source, the folder that it lies in, and why it cannot be opened.
 Found = tuple[Source, str, ImageError | None]
 Told = dict[str, Any] | Study | ImageError
@@ -39,8 +40,7 @@ Told = dict[str, Any] | Study | ImageError
 _AHEAD = 64
 #: Names of one folder that are in memory at a time.
 _LISTED = 8192
-#: Reasons that are no loss to a study: it holds reports and plans beside its images.
-_NO_LOSS = frozenset({"wrong_type", "not_an_image"})
+_NAMES = "CREATE TABLE names (name BLOB PRIMARY KEY) WITHOUT ROWID"
 
 
 @dataclass(frozen=True)
@@ -62,28 +62,6 @@ class Refusal:
     study: str | None = None
 
 
-@dataclass(slots=True)
-class _Object:
-    """A DICOM object that can be used."""
-
-    source: Source
-    uid: str
-    number: int
-    frames: int
-    normal: tuple[float, ...]
-    positions: tuple[float, ...]
-
-
-@dataclass(slots=True)
-class _Group:
-    """What was found of one study so far: series UID → (series number, tags, objects)."""
-
-    patient: str
-    series: dict[str, tuple[int, dict[str, str], list[_Object]]] = field(default_factory=dict)
-    uids: dict[str, Source] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)
-
-
 def studies_in(
     source: str | Path | bytes,
     *,
@@ -92,9 +70,9 @@ def studies_in(
 ) -> Iterator[Study | Refusal]:
     """Every study in a file, a folder (with those below it) or a zip archive, and what is in none.
 
-    Lazy: headers are read as it goes, no pixel is, and about a kilobyte is held for each DICOM
-    object.  Plain images come as they are met; DICOM studies at the end, since any file may
-    belong to any of them.
+    Lazy: headers are read as it goes, and no pixel is.  Plain images come as they are met; DICOM
+    studies at the end, since any file may belong to any of them.  Until then what is known of
+    their objects is in a temporary file that no one else can open and that ends with the process.
 
     Args:
         question: asked of every study.
@@ -103,7 +81,8 @@ def studies_in(
     Raises:
         ImageError: ``missing``: there is no such file or folder.
         ConfigError: a tag cannot be allowed.
-        StorageError: the key of ids cannot be read or made.
+        StorageError: the key of ids cannot be read or made, or there is no room for temporary
+            files.
     """
     if tuple(allowed_tags) != PrivacyConfig().allowed_tags:
         # only then, since it loads the dictionary of DICOM
@@ -144,108 +123,31 @@ def one_study(source: str | Path | bytes, *, question: Question | None = None) -
 def _studies(
     start: Path | bytes, question: Question, tags: tuple[str, ...]
 ) -> Iterator[Study | Refusal]:
-    groups: dict[str, _Group] = {}
-    #: folder → studies with a good object in it, and refusals of objects of no known study
-    homes: dict[str, set[str]] = {}
-    strays: dict[str, list[Refusal]] = {}
-    for source, folder, told in _told(sources_in(start), tags):
-        if isinstance(told, Study):
-            yield replace(told, question=question)
-        elif isinstance(told, ImageError):
-            refusal = Refusal(_place_id(source), told.reason, told.message)
-            if told.reason in _NO_LOSS:
-                yield refusal
+    with Groups(start) as groups:
+        for source, folder, told in _told(sources_in(start), tags):
+            if isinstance(told, Study):
+                yield replace(told, question=question)
+            elif isinstance(told, ImageError):
+                id = _place_id(source)
+                if told.reason in NO_LOSS:
+                    yield Refusal(id, told.reason, told.message)
+                else:
+                    groups.stray(folder, id, told)
             else:
-                strays.setdefault(folder, []).append(refusal)
-        else:
-            key = keyed("study", told["study"]) if told["study"] else _place_id(source)
-            group = groups.setdefault(key, _Group(told["patient"]))
-            problem = _add(group, source, told)
-            homes.setdefault(folder, set()).add(key)
-            if problem is not None:
-                belongs = None if problem.reason in _NO_LOSS else key
-                yield Refusal(
-                    _place_id(source),
-                    problem.reason,
-                    problem.message,
-                    told["kind"],
-                    told["syntax"],
-                    belongs,
-                )
-    for folder, refusals in strays.items():
-        # a broken header names no study: in a folder of one study it is that one's
-        here = homes.get(folder, set())
-        only = next(iter(here)) if len(here) == 1 else None
-        for r in refusals:
-            if only is not None:
-                groups[only].lost.append(r.reason)
-            yield Refusal(r.id, r.reason, r.message, study=only)
-    for key in list(groups):
-        group = groups.pop(key)
-        if group.series:
-            yield _study(key, group, question)
-
-
-def _add(group: _Group, source: Source, told: dict[str, Any]) -> ImageError | None:
-    """Put an object into its study, or say why it cannot be."""
-    problem = ImageError(*told["unusable"]) if told["unusable"] else None
-    uid = told["uid"]
-    if problem is None and uid and uid in group.uids:
-        if _same(group.uids[uid], source):
-            return None  # a copy
-        problem = ImageError("duplicate", "another object of the study has the same UID")
-    if problem is not None:
-        if problem.reason not in _NO_LOSS:
-            group.lost.append(problem.reason)
-        return problem
-    if uid:
-        group.uids[uid] = source
-    _, _, objects = group.series.setdefault(
-        told["series"], (told["series_number"], told["tags"], [])
-    )
-    objects.append(
-        _Object(
-            source,
-            uid,
-            told["number"],
-            told["frames"],
-            tuple(told["normal"]),
-            tuple(told["positions"]),
-        )
-    )
-    return None
-
-
-def _study(key: str, group: _Group, question: Question) -> Study:
-    series = [
-        Series(tuple(_instances(objects)), MappingProxyType(tags))
-        for _, tags, objects in sorted(group.series.values(), key=lambda s: s[0])
-    ]
-    return Study(
-        id=key,
-        series=tuple(series),
-        question=question,
-        tags=max(series, key=lambda s: len(s.instances)).tags,
-        group=keyed("patient", group.patient) if group.patient else "",
-        incomplete=tuple(sorted(group.lost)),
-    )
-
-
-def _instances(objects: list[_Object]) -> Iterator[Instance]:
-    """Frames by position where every object has one along the same normal, else by number."""
-    first = objects[0].normal
-    placed = all(
-        o.normal and abs(sum(a * b for a, b in zip(o.normal, first, strict=True)) - 1) < 1e-3
-        for o in objects
-    )
-    frames = []
-    for o in objects:
-        for i in range(o.frames):
-            where = o.positions[min(i, len(o.positions) - 1)] if placed else 0.0
-            frames.append((where, o.number, i, o))
-    frames.sort(key=lambda f: f[:3])
-    for _, _, i, o in frames:
-        yield Instance(o.source, i if o.frames > 1 else None)
+                key = keyed("study", told["study"]) if told["study"] else _place_id(source)
+                problem = groups.add(key, source, folder, told)
+                if problem is not None:
+                    yield Refusal(
+                        _place_id(source),
+                        problem.reason,
+                        problem.message,
+                        told["kind"],
+                        told["syntax"],
+                        None if problem.reason in NO_LOSS else key,
+                    )
+        for id, problem, study in groups.strays():
+            yield Refusal(id, problem.reason, problem.message, study=study)
+        yield from groups.studies(question)
 
 
 def sources_in(start: Path | bytes) -> Iterator[Found]:
@@ -286,36 +188,39 @@ def _below(folder: str) -> Iterator[str]:
 def _names(folder: str, *, folders: bool) -> Iterator[str]:
     """Names of a folder's files, or of the folders in it (no links to such), in order.
 
-    A large folder is looked through again after every :data:`_LISTED` of them, so that no more
-    than twice as many names are in memory however many there are.
+    From :data:`_LISTED` of them on they are sorted on disk: none of them is in memory for long.
 
     Raises:
         ImageError: the folder cannot be read.
+        StorageError: there is no room for temporary files.
     """
-    after, whole = "", False
-    while not whole:
-        first: list[str] = []
-        last, whole = "", True
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name <= after or (not whole and name > last):
-                        continue
-                    if _is_folder(entry, links=not folders) != folders:
-                        continue
-                    first.append(name)
-                    if len(first) == 2 * _LISTED:
-                        first.sort()
-                        del first[_LISTED:]
-                        last, whole = first[-1], False
-        except OSError as e:
-            raise ImageError("unreadable", f"the folder cannot be read ({e.strerror})") from None
-        first.sort()
-        if not whole:
-            del first[_LISTED:]
-        yield from first
-        after = first[-1] if first else after
+    names: list[bytes] = []
+    with ExitStack() as closing:
+        held: Scratch | None = None
+        for name in _unsorted(folder, folders=folders):
+            names.append(name)
+            if len(names) == _LISTED:
+                held = held or closing.enter_context(Scratch(_NAMES))
+                held.run_many("INSERT OR IGNORE INTO names VALUES (?)", ((n,) for n in names))
+                names.clear()
+        if held is None:
+            yield from map(os.fsdecode, sorted(names))
+            return
+        held.run_many("INSERT OR IGNORE INTO names VALUES (?)", ((n,) for n in names))
+        names.clear()
+        for (name,) in held.rows("SELECT name FROM names ORDER BY name"):
+            yield os.fsdecode(name)
+
+
+def _unsorted(folder: str, *, folders: bool) -> Iterator[bytes]:
+    """As bytes, since a file's name need not be text."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_folder(entry, links=not folders) == folders:
+                    yield os.fsencode(entry.name)
+    except OSError as e:
+        raise ImageError("unreadable", f"the folder cannot be read ({e.strerror})") from None
 
 
 def _is_folder(entry: os.DirEntry[str], *, links: bool) -> bool:
@@ -389,13 +294,6 @@ def _prefix(source: Source) -> bytes:
             return f.read(PREFIX)
     except OSError as e:
         raise ImageError("unreadable", f"the file cannot be read ({e.strerror})") from None
-
-
-def _same(one: Source, other: Source) -> bool:
-    try:
-        return Instance(one).read() == Instance(other).read()
-    except ImageError:
-        return False
 
 
 def _place_id(source: Source) -> str:

@@ -9,10 +9,10 @@ most a few hundred images:
 
 A segment is written under a temporary name, flushed and renamed, so it is there whole or
 not at all, and what is there is never changed.  Reading is by memory map, and few segments
-stay mapped.  The checksum of
-a tensor is verified when this process first uses it (25 MB take some 15 ms); a segment that
-fails is deleted with a warning, and its images are encoded again.  Not thread-safe by
-itself: :class:`curbside.indexes.features.FeatureSource` holds a lock around it.
+stay mapped; which file holds what is in :class:`~curbside.indexes.digest_rows.DigestRows`.
+The checksum of a tensor is verified when this process first uses it (25 MB take some 15 ms); a
+segment that fails is deleted with a warning, and its images are encoded again.  Not thread-safe
+by itself: :class:`curbside.indexes.features.FeatureSource` holds a lock around it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import re
 import time
 import uuid
 from collections import OrderedDict
@@ -46,6 +48,9 @@ _MERGE_FROM = 32
 _FEW_ROWS = 64
 #: Bytes of tensors that stay mapped: two of the largest segments, or twenty of a batch's.
 _MAPPED = 64 * 2**20
+_SEGMENT = re.compile(r"[0-9a-f].*\.safetensors")
+#: Names of segments that are in memory at a time, before they are taken up.
+_LISTED = 1024
 #: Seconds after which a temporary file is taken for what a killed process left.
 _LEFTOVER_AGE = 3600.0
 
@@ -71,38 +76,32 @@ class _Header(NamedTuple):
     where: dict[str, tuple[np.dtype[Any], tuple[int, ...], int, str]]
 
 
-class _Segment:
-    """One file, checked against its size when it is opened; tensors are mapped on demand.
+class _Layout(NamedTuple):
+    """What the rows of an encoder look like."""
 
-    Its header is not kept but read again with the first tensor: a long batch has thousands open.
-    """
+    dimensions: int
+    grid_shape: tuple[int, ...] | None
 
-    def __init__(self, path: Path, dimensions: int, grid_shape: tuple[int, ...] | None) -> None:
-        self.path = path
-        self._dimensions, self._grid_shape = dimensions, grid_shape
-        self._where: dict[str, tuple[np.dtype[Any], tuple[int, ...], int, str]] = {}
-        self._checked: set[str] = set()
-        self._mapped: dict[str, NDArray[Any]] = {}
-        self.rows = 0
+    def header(self, path: Path) -> _Header:
+        """Read a segment's header and check it against the file's size.
 
-    def header(self) -> _Header:
-        """Read and check the header.  Raises _Damaged, OSError."""
+        Raises _Damaged, OSError.
+        """
         try:
-            with self.path.open("rb") as f:
+            with path.open("rb") as f:
                 length = int.from_bytes(f.read(8), "little")
-                size = self.path.stat().st_size
+                size = path.stat().st_size
                 if not 2 <= length <= size - 8:
                     raise _Damaged("it is cut short")
                 header: dict[str, Any] = json.loads(f.read(length))
             metadata = header["__metadata__"]
             digests: tuple[str, ...] = tuple(json.loads(metadata["digests"]))
-            check_digests(digests)
-            self.rows = n = len(digests)
+            n = len(check_digests(digests))
             shapes: dict[str, tuple[str, np.dtype[Any], tuple[int, ...]]] = {
-                "pooled": ("F32", np.dtype("<f4"), (n, self._dimensions))
+                "pooled": ("F32", np.dtype("<f4"), (n, self.dimensions))
             }
-            if self._grid_shape is not None:
-                shapes["grid"] = ("F16", np.dtype("<f2"), (n, *self._grid_shape))
+            if self.grid_shape is not None:
+                shapes["grid"] = ("F16", np.dtype("<f2"), (n, *self.grid_shape))
             where = {}
             for name, (code, dtype, shape) in shapes.items():
                 entry = header[name]
@@ -116,26 +115,20 @@ class _Segment:
         except (ValueError, KeyError, TypeError) as e:
             raise _Damaged(f"its header cannot be read ({type(e).__name__})") from None
 
-    def tensor(self, name: str) -> NDArray[Any]:
-        """The mapped tensor, its checksum verified on the first call.  Raises _Damaged, OSError."""
-        if name not in self._mapped:
-            digests: tuple[str, ...] = ()
-            if name not in self._checked:
-                digests, self._where = self.header()
-            dtype, shape, offset, checksum = self._where[name]
-            try:
-                mapped = np.memmap(self.path, dtype, "r", offset, shape)
-            except ValueError as e:  # the file has become shorter since its header was read
-                raise _Damaged("it is cut short") from e
-            if name not in self._checked and _checksum(digests, mapped) != checksum:
-                raise _Damaged(f"the checksum of {name} differs")
-            self._checked.add(name)
-            self._mapped[name] = mapped
-        return self._mapped[name]
+    def tensor(self, path: Path, name: str, *, verify: bool) -> NDArray[Any]:
+        """Map a tensor of a segment, with a look at its checksum if wanted.
 
-    def unmap(self, name: str) -> None:
-        """Let go of a mapped tensor; rows of it that others hold stay."""
-        self._mapped.pop(name, None)
+        Raises _Damaged, OSError.
+        """
+        digests, where = self.header(path)
+        dtype, shape, offset, checksum = where[name]
+        try:
+            mapped = np.memmap(path, dtype, "r", offset, shape)
+        except ValueError as e:  # the file has become shorter since its header was read
+            raise _Damaged("it is cut short") from e
+        if verify and _checksum(digests, mapped) != checksum:
+            raise _Damaged(f"the checksum of {name} differs")
+        return mapped
 
 
 class FeatureCache:
@@ -155,14 +148,10 @@ class FeatureCache:
         grid_shape: tuple[int, int, int] | None,
     ) -> None:
         self.folder = folder / f"features-{FORMAT}-{fingerprint[:32]}"
-        self._dimensions = dimensions
-        self._grid_shape = grid_shape
-        #: number → segment, in the order taken up
-        self._segments: dict[int, _Segment] = {}
+        self._layout = _Layout(dimensions, grid_shape)
         self._rows = DigestRows()
-        self._next = 0
-        #: (segment, tensor) → bytes, of those that are mapped, the latest used last
-        self._mapped: OrderedDict[tuple[int, str], int] = OrderedDict()
+        #: (segment, tensor) → what is mapped, the latest used last
+        self._mapped: OrderedDict[tuple[int, str], NDArray[Any]] = OrderedDict()
         self._remove_leftovers()
         self.refresh()
 
@@ -171,12 +160,20 @@ class FeatureCache:
 
     def refresh(self) -> None:
         """Take up segments that another process has written.  Raises StorageError."""
+        new: list[str] = []
         try:
-            found = {p.name: p for p in self.folder.glob("[0-9a-f]*.safetensors")}
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if _SEGMENT.fullmatch(entry.name) and not self._rows.has(entry.name):
+                        new.append(entry.name)
+                    if len(new) == _LISTED:
+                        self._open(new)
+                        new = []
+        except FileNotFoundError:
+            return  # nothing was written yet
         except OSError as e:
             raise self._unreadable(e) from e
-        known = {s.path.name for s in self._segments.values()}
-        self._open([found[name] for name in sorted(found.keys() - known)])
+        self._open(new)
 
     def get(self, digest: str, *, grid: bool) -> Row | None:
         """The row of an image, or None.  Without ``grid`` only the pooled part is touched.
@@ -186,36 +183,40 @@ class FeatureCache:
         """
         while (place := self._rows.find(digest)) is not None:
             number, i = place
-            segment = self._segments[number]
             try:
                 pooled = self._tensor(number, "pooled")[i]
-                if not grid or self._grid_shape is None:
+                if not grid or self._layout.grid_shape is None:
                     return Row(pooled, None)
                 return Row(pooled, self._tensor(number, "grid")[i])
             except FileNotFoundError:  # another process merged it into a larger one
                 self._drop(number)
                 self.refresh()
             except _Damaged as e:
-                self._delete(segment.path, e)
+                self._delete(self._path(number), e)
                 self._drop(number)
             except OSError as e:
                 raise self._unreadable(e) from e
         return None
 
     def _tensor(self, number: int, name: str) -> NDArray[Any]:
-        """A segment's tensor; those that were not used for long are let go.
+        """A segment's tensor, mapped; those that were not used for long are let go.
 
         What is mapped counts as this process's memory, and a batch of 10^5 cases whose features
-        are kept looks at 4 GB of them.
+        are kept looks at 4 GB of them.  Raises _Damaged, OSError.
         """
-        tensor = self._segments[number].tensor(name)
-        self._mapped[number, name] = tensor.nbytes
+        tensor = self._mapped.get((number, name))
+        if tensor is None:
+            fresh = not self._rows.verified(number, name)
+            tensor = self._layout.tensor(self._path(number), name, verify=fresh)
+            self._rows.verify(number, name)
+            self._mapped[number, name] = tensor
         self._mapped.move_to_end((number, name))
-        while len(self._mapped) > 1 and sum(self._mapped.values()) > _MAPPED:
-            (old, part), _ = self._mapped.popitem(last=False)
-            if old in self._segments:
-                self._segments[old].unmap(part)
+        while len(self._mapped) > 1 and sum(t.nbytes for t in self._mapped.values()) > _MAPPED:
+            self._mapped.popitem(last=False)
         return tensor
+
+    def _path(self, number: int) -> Path:
+        return self.folder / self._rows.name(number)
 
     def put(self, digests: Sequence[str], rows: Sequence[Row]) -> None:
         """Write one segment.
@@ -224,17 +225,17 @@ class FeatureCache:
             StorageError: the disk is full or read-only; nothing stored earlier is touched.
         """
         self._write(tuple(digests), rows)
-        few = [n for n, s in self._segments.items() if s.rows < _FEW_ROWS]
+        few = self._rows.small(_FEW_ROWS)
         if len(few) >= _MERGE_FROM:
-            few.sort(key=lambda n: self._segments[n].rows)
-            total = np.cumsum([self._segments[n].rows for n in few])
-            self._merge(few[: int(np.searchsorted(total, SEGMENT_ROWS, side="right"))])
+            total = np.cumsum([rows for _, rows in few])
+            fit = int(np.searchsorted(total, SEGMENT_ROWS, side="right"))
+            self._merge([number for number, _ in few[:fit]])
 
     def _write(self, digests: tuple[str, ...], rows: Sequence[Row]) -> None:
         from safetensors.numpy import save
 
         tensors: dict[str, NDArray[Any]] = {"pooled": np.stack([r.pooled for r in rows])}
-        if self._grid_shape is not None:
+        if self._layout.grid_shape is not None:
             grids = [r.grid for r in rows if r.grid is not None]
             tensors["grid"] = np.stack(grids)
         metadata = {"format": str(FORMAT), "digests": json.dumps(digests)}
@@ -242,11 +243,13 @@ class FeatureCache:
             metadata[f"{name}_sha256"] = _checksum(digests, values)
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
         write_bytes(path, save(tensors, metadata))
-        self._open([path])
+        self._open([path.name])
 
     def _merge(self, few: list[int]) -> None:
         """One segment for many small ones; a crash half-way leaves rows twice, never none."""
         kept: dict[str, Row] = {}
+        # now, since one that is found damaged on the way is forgotten
+        paths = {number: self._path(number) for number in few}
         for digest in [d for n in few for d in self._rows.of(n)]:
             row = self.get(digest, grid=True)
             if row is not None:
@@ -254,18 +257,15 @@ class FeatureCache:
         if kept:
             self._write(tuple(kept), list(kept.values()))
         for number in few:
-            # one that was found damaged on the way is gone
-            segment = self._segments.get(number)
-            if segment is not None:
-                segment.path.unlink(missing_ok=True)
-                self._drop(number)
+            paths[number].unlink(missing_ok=True)
+            self._drop(number)
 
-    def _open(self, paths: Sequence[Path]) -> None:
-        new: list[tuple[int, tuple[str, ...]]] = []
-        for path in paths:
-            segment = _Segment(path, self._dimensions, self._grid_shape)
+    def _open(self, names: Sequence[str]) -> None:
+        """Take up segments that are in the folder, by name."""
+        for name in sorted(names):
+            path = self.folder / name
             try:
-                digests = segment.header().digests
+                digests = self._layout.header(path).digests
             except FileNotFoundError:
                 continue  # merged away by another process since it was listed
             except _Damaged as e:
@@ -273,15 +273,12 @@ class FeatureCache:
                 continue
             except OSError as e:
                 raise self._unreadable(e) from e
-            self._segments[self._next] = segment
-            new.append((self._next, digests))
-            self._next += 1
-        if new:
-            self._rows.add(new)
+            self._rows.add(name, digests)
 
     def _drop(self, number: int) -> None:
-        if self._segments.pop(number, None) is not None:
-            self._rows.drop(number)
+        self._rows.drop(number)
+        for name in ("pooled", "grid"):
+            self._mapped.pop((number, name), None)
 
     def _delete(self, path: Path, why: _Damaged) -> None:
         _log.warning(

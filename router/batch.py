@@ -11,22 +11,22 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from curbside.case_stream import CaseStream, id_hash, is_manifest
+from curbside.case_stream import CaseStream, is_manifest
 from curbside.errors import StorageError, UserError
 from curbside.intake import Refusal, studies_in
 from curbside.progress import Show
 from curbside.readings import CaseRecord, Versions
 from curbside.router.parts import SCHEMA, row_of
+from curbside.scratch import Scratch
 from curbside.storage import new_file, write_text
 from curbside.study import Question, Study
 
@@ -118,10 +118,12 @@ def run_batch(
     """
     started = time.monotonic()
     _same_run(out, router.versions)
-    parts = _Parts(out / "parts", rows)
     routes: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    with _ErrorLines(out / "errors.jsonl") as write_line:
+    with (
+        closing(_Parts(out / "parts", rows)) as parts,
+        _ErrorLines(out / "errors.jsonl") as write_line,
+    ):
 
         def studies() -> Iterator[Study]:
             for found in given.open():
@@ -140,6 +142,7 @@ def run_batch(
             show(1, _note(routes))
         parts.flush()
         counts = _counts(parts.paths(), write_line)
+        written = len(parts.paths())
     seconds = time.monotonic() - started
     summary = BatchSummary(
         cases=counts["status"].total(),
@@ -149,7 +152,7 @@ def run_batch(
         route=_by_size(counts["route"]),
         errors=_by_size(counts["error"]),
         objects_refused=_by_size(refused),
-        parts=len(parts.paths()),
+        parts=written,
         seconds=round(seconds, 3),
         rate=round(routes.total() / seconds, 2),
         versions=router.versions,
@@ -168,16 +171,21 @@ class _Parts:
             left.unlink(missing_ok=True)
         names = [p.stem for p in self.paths()]
         self._next = 1 + max((int(n.removeprefix("part-")) for n in names), default=-1)
-        hashes = [id_hash(i) for p in self.paths() for i in _column(p, "case")]
-        self._known: NDArray[np.uint64] = np.sort(np.array(hashes, np.uint64))
+        self._known = Scratch("CREATE TABLE cases (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        for path in self.paths():
+            cases = ((case,) for case in _column(path, "case"))
+            self._known.run_many("INSERT OR IGNORE INTO cases VALUES (?)", cases)
+
+    def close(self) -> None:
+        """Forget which cases were there."""
+        self._known.close()
 
     def paths(self) -> list[Path]:
         return sorted(self._folder.glob("part-*.parquet"))
 
     def has(self, case: str) -> bool:
         """Whether a part of an earlier run holds the case."""
-        at = int(np.searchsorted(self._known, np.uint64(id_hash(case))))
-        return at < len(self._known) and int(self._known[at]) == id_hash(case)
+        return self._known.first("SELECT 1 FROM cases WHERE id = ?", case) is not None
 
     def add(self, record: CaseRecord) -> None:
         self._buffer.append(row_of(record))

@@ -8,7 +8,7 @@ import pickle
 import tracemalloc
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from curbside.home import home
 from curbside.identity import keyed
 from curbside.intake import Refusal, studies_in
 from curbside.phantom_dicom import as_dicom
+from curbside.scratch import Scratch
 from curbside.study import Question, Study
 
 
@@ -284,6 +285,62 @@ def test_names_of_a_large_folder_are_not_all_held(
     assert n == 4000
     # all of them at once are 400 kB and more
     assert peak < 100_000
+
+
+def of_a_tree(n: int, source: Path) -> dict[str, Any]:
+    """A header of one of n objects, as decoding gives it: a hundred a study, mixed."""
+    i = int(source.name)
+    place = [f"1.2.{i % (n // 100)}", f"1.3.{i % (n // 50)}", f"1.4.{i}"]
+    return {
+        "kind": "CT",
+        "syntax": "Explicit VR Little Endian",
+        **dict(zip(("study", "series", "uid"), place, strict=True)),
+        "patient": place[0],
+        "series_number": i % 2,
+        "number": i,
+        "frames": 1,
+        "normal": [0.0, 0.0, 1.0],
+        "positions": [-float(i)],
+        "tags": {"Modality": "CT"},
+        "unusable": None if i % 101 else ["truncated", "it is cut short"],
+    }
+
+
+def test_memory_does_not_grow_with_the_objects_of_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks, names = {}, "{:08d}"
+    for n in (1_000, 8_000):
+        monkeypatch.setattr(intake, "look_at", lambda source, tags, n=n: of_a_tree(n, source))
+        tree = ((Path("tree", names.format(i)), "tree", None) for i in range(n))
+        monkeypatch.setattr(intake, "sources_in", lambda start, tree=tree: tree)
+        tracemalloc.start()
+        try:
+            objects, lost = 0, 0
+            for found in studies_in(Path()):
+                if isinstance(found, Study):
+                    assert len(found.series) == 2
+                    numbers = [int(cast(Path, i.source).name) for i in found.series[0].instances]
+                    assert numbers == sorted(numbers, reverse=True)
+                    objects += len(found.instances)
+                    lost += len(found.incomplete)
+            _, peaks[n] = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (objects + lost, lost) == (n, len(range(0, n, 101)))
+    # 750 bytes an object would be 5 MB more
+    assert peaks[8_000] < peaks[1_000] + 200_000
+
+
+def test_a_disk_without_room_for_the_objects_of_a_tree_ends_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, **{f"{i}": as_dicom(grey(i), number=i) for i in range(3)})
+
+    def full(self: Scratch, statement: str, *values: Any) -> int:
+        raise StorageError("full", hint="free some space")
+
+    monkeypatch.setattr(Scratch, "run", full)
+    with pytest.raises(StorageError, match="full"):
+        list(studies_in(tmp_path))
 
 
 def test_a_folder_that_cannot_be_read_is_a_refusal(
