@@ -156,7 +156,7 @@ class Router:
 
         - a sequence of studies: a list of records, in order;
         - an iterator or an asynchronous iterator: one of records, a few blocks under way at a
-          time, in order but for cases that another process is at work on, which come last;
+          time, in order but for cases that another process is at work on, which come later;
         - a pandas ``DataFrame`` or an Arrow ``Table`` with the columns of a manifest
           (docs/cases.md; paths relative to the working folder): the same with one row a
           case, columns as :data:`curbside.router.parts.SCHEMA`.

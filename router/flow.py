@@ -26,6 +26,8 @@ __all__ = ["BLOCK", "decided", "owner_name", "read"]
 
 #: Studies of one block: three are under way at once, and their features fit the source's memory.
 BLOCK = 64
+#: Cases put off, since another process is at work on them, from which no new ones are taken in.
+_PUT_OFF = 1024
 #: Seconds between two renewals of what is claimed: a block of slow agents may outlast a lease.
 _RENEW = LEASE_SECONDS / 4
 #: Seconds between two looks at cases that another process is at work on.
@@ -73,14 +75,15 @@ def decided(desk: RouterDesk, studies: Iterable[Study]) -> Iterator[list[CaseRec
 def read(desk: RouterDesk, ledger: Ledger, studies: Iterable[Study]) -> Iterator[list[CaseRecord]]:
     """Read and record studies, block by block; those that are recorded come from the ledger.
 
-    In order, but for cases that another process is at work on: these come last, when it has
+    In order, but for cases that another process is at work on: these come later, when it has
     finished them or its lease has run out.
     """
     owner = owner_name()
     later: list[Study] = []
     ledger.release_dead()
     with _holding(ledger, owner):
-        for block in _ahead(studies, lambda s: _claimed(desk, ledger, owner, s, later), desk):
+        again = _and_again(studies, later, ledger)
+        for block in _ahead(again, lambda s: _claimed(desk, ledger, owner, s, later), desk):
             yield _finished(desk, block)
         while later:
             waiting, later = later, []
@@ -88,6 +91,23 @@ def read(desk: RouterDesk, ledger: Ledger, studies: Iterable[Study]) -> Iterator
                 some = waiting[start : start + BLOCK]
                 yield _finished(desk, _claimed(desk, ledger, owner, some, later))
             if later:
+                time.sleep(_POLL)
+                ledger.release_dead()
+
+
+def _and_again(studies: Iterable[Study], later: list[Study], ledger: Ledger) -> Iterator[Study]:
+    """The studies, and in between those of ``later`` again where they have become many.
+
+    Two processes at the same cases would put off half of them.
+    """
+    for study in studies:
+        yield study
+        while len(later) >= _PUT_OFF:
+            waiting = later[:]
+            later.clear()
+            yield from waiting
+            # the last of them may not have been looked at yet
+            if len(later) > len(waiting) - BLOCK:
                 time.sleep(_POLL)
                 ledger.release_dead()
 

@@ -216,6 +216,30 @@ def test_two_at_once_share_the_cases(world: World, tmp_path: Path) -> None:
     assert {r.case: r for r in found[0]} == {r.case: r for r in found[1]}
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_few_are_put_off_however_many_another_process_holds(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = world.router(tmp_path)
+    monkeypatch.setattr(flow, "_PUT_OFF", 10)
+    monkeypatch.setattr(flow, "_POLL", 0.01)
+    free, looks, drawn = threading.Event(), itertools.count(), itertools.count()
+    real = Ledger.claim
+
+    def claim(self: Any, keys: Any, owner: str, **more: Any) -> set[str]:
+        if next(looks) == 30:  # many rounds later
+            # a block of those whose sources are remembered, where 30 of the flow's were looked at
+            assert next(drawn) <= 64 + 1
+            free.set()
+        return real(self, keys, owner, **more) if free.is_set() else set()
+
+    monkeypatch.setattr(Ledger, "claim", claim)
+    source = (study for study in many(300) if next(drawn) >= 0)
+    assert sorted(r.case for r in router.read_batch(source)) == [f"{i:04d}" for i in range(300)]
+    assert free.is_set()
+    assert len(world.asked) == 300
+
+
 def test_a_block_that_outlasts_its_lease_stays_claimed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
