@@ -8,7 +8,8 @@ a new one, and whoever searches the old one goes on undisturbed.  Rows taken out
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -120,8 +121,8 @@ class VectorIndex:
             n = len(x) if real is None else real
             found, rows = np.zeros((len(x), k), np.float32), np.zeros((len(x), k), np.int64)
             parameters = _parameters(HNSW, self._only, max(self.width, k))
-            _threads(n)
-            found[:n], rows[:n] = self._index.search(x[:n], k, params=parameters)
+            with _threads(1 if n < _THREADED_FROM else _THREADS):
+                found[:n], rows[:n] = self._index.search(x[:n], k, params=parameters)
             short = np.flatnonzero((rows < 0).any(axis=1))
             if len(short):  # the graph led to fewer than k that are alive
                 found[short], rows[short] = self._exact(x[short], k)
@@ -129,10 +130,10 @@ class VectorIndex:
 
     def _exact(self, queries: NDArray[np.float32], k: int) -> Any:
         flat = self._index if self.kind == FLAT else faiss.downcast_index(self._index.storage)
-        faiss.omp_set_num_threads(1)
-        if self._only is None:
-            return flat.search(queries, k)
-        return flat.search(queries, k, params=_parameters(FLAT, self._only))
+        with _threads(1):
+            if self._only is None:
+                return flat.search(queries, k)
+            return flat.search(queries, k, params=_parameters(FLAT, self._only))
 
     # -- another index of it ----------------------------------------------------------------
 
@@ -219,11 +220,22 @@ def _parameters(kind: str, only: Any, width: int = 0) -> Any:
     return _FAISS.SearchParametersHNSW(sel=only, efSearch=width)
 
 
-def _threads(n: int) -> None:
-    faiss.omp_set_num_threads(1 if n < _THREADED_FROM else _THREADS)
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """FAISS on so many threads, and then as before.
+
+    Where torch was imported first, FAISS takes torch's own OpenMP: what is set for one is set for
+    the other, and models in this thread would compute on one thread from the first search on.
+    """
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _add(index: Any, vectors: NDArray[np.float32]) -> None:
     # one thread: the order of insertion makes the graph, and equal vectors must give equal bytes
-    faiss.omp_set_num_threads(1)
-    index.add(np.ascontiguousarray(vectors, np.float32))
+    with _threads(1):
+        index.add(np.ascontiguousarray(vectors, np.float32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import faiss
@@ -150,3 +152,25 @@ def test_an_index_of_nothing_is_refused() -> None:
         VectorIndex(unit(2, 4)).without(np.array([0, 1]))
     with pytest.raises(InternalError, match="no index kind"):
         VectorIndex(unit(2, 4), kind="ivf")
+
+
+@pytest.mark.parametrize("first", ["torch, faiss", "faiss, torch"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_torch_keeps_its_threads(first: str, kind: str) -> None:
+    """Imported first, torch shares its OpenMP with FAISS: a search must not leave it on one."""
+    code = f"""
+import {first}
+import numpy as np
+from curbside.indexes.vectors import VectorIndex
+rows = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+torch.set_num_threads(3)
+print(torch.get_num_threads())  # the first time it sets them
+index = VectorIndex(rows, kind="{kind}")
+for n in (1, 64):
+    index.search(rows[:n], 5)
+index.added(rows[:3]).search(rows[:1], 5)
+print(torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "3"]
