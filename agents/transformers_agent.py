@@ -6,7 +6,6 @@ logits after the prompt, over the tokens of the letters, are the probabilities.
 
 from __future__ import annotations
 
-import io
 import json
 import time
 import warnings
@@ -17,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from curbside.agents.fleet_spec import TransformersSpec
 from curbside.agents.prompting import load_prompt
 from curbside.agents.report_draft import load_report
+from curbside.agents.same_images import SameImages
 from curbside.agents.vision import Ask, Said, Unsaid, VisionAgent, card_of
 from curbside.errors import AgentUnavailable, UserError
 from curbside.storage import tree_digest
@@ -41,7 +40,7 @@ class TransformersEngine:
         self, base: str, adapter: str = "", *, device: str = "cpu", dtype: str = "float32"
     ) -> None:
         self.base, self.adapter, self.device, self.dtype = base, adapter, device, dtype
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded: tuple[Any, Any, SameImages] | None = None
         self._lock = Lock()
 
     def say(self, asks: Iterable[Ask]) -> list[Said | Unsaid]:
@@ -51,12 +50,12 @@ class TransformersEngine:
 
     def _say_one(self, ask: Ask) -> Said | Unsaid:
         try:
-            model, processor = self._load()
+            model, processor, same = self._load()
         except AgentUnavailable as e:
             return Unsaid("unavailable", e.message)
-        return self._say(model, processor, ask)
+        return self._say(model, processor, same, ask)
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[Any, Any, SameImages]:
         if self._loaded is None:
             from transformers import AutoModelForImageTextToText, AutoProcessor
             from transformers.utils.logging import disable_progress_bar
@@ -77,7 +76,8 @@ class TransformersEngine:
                     f"the model cannot be loaded ({type(e).__name__})",
                     hint="curbside fleet check says what is missing",
                 ) from e
-            self._loaded = model.eval().to(self.device), processor
+            model = model.eval().to(self.device)
+            self._loaded = model, processor, SameImages(model, processor)
         return self._loaded
 
     def _adapted(self, model: Any) -> Any:
@@ -104,21 +104,21 @@ class TransformersEngine:
         except UserError as e:
             raise AgentUnavailable(e.message, hint=e.hint) from None
 
-    def _say(self, model: Any, processor: Any, ask: Ask) -> Said | Unsaid:
+    def _say(self, model: Any, processor: Any, same: SameImages, ask: Ask) -> Said | Unsaid:
         started = time.perf_counter()
         try:
-            inputs = self._inputs(processor, ask)
+            inputs = self._inputs(processor, same, ask)
             with torch.inference_mode():
                 if ask.letters:
-                    return self._choose(model, processor, ask, inputs, started)
+                    return self._choose(model, processor, ask, same.featured(inputs), started)
                 return self._write(model, processor, ask, inputs, started)
         except torch.OutOfMemoryError:
             return Unsaid("unavailable", "out of memory")
         except Exception as e:  # a prompt that a processor cannot take must not lose a batch
             return Unsaid("internal", type(e).__name__)
 
-    def _inputs(self, processor: Any, ask: Ask) -> Any:
-        pictures = [Image.open(io.BytesIO(raw)).convert("RGB") for raw in ask.images]
+    def _inputs(self, processor: Any, same: SameImages, ask: Ask) -> dict[str, Any]:
+        pictures = same.pictures(ask.images)
         text = chat_text(processor, ask.system, ask.text, len(pictures))
         inputs = processor(images=pictures, text=text, return_tensors="pt")
         return {

@@ -88,6 +88,7 @@ def test_tokens_are_those_that_the_agent_is_asked_with(world: Path, name: str) -
                             limits=LIMITS)  # fmt: skip
     agent = open_transformers_agent("a", spec, world)
     engine: Any = agent.engine
+    same = engine._load()[-1]
     for lesson, row in zip(lessons, data, strict=True):
         batch = collate([dict(row)])
         kept = batch["labels"][0] != -100
@@ -95,7 +96,7 @@ def test_tokens_are_those_that_the_agent_is_asked_with(world: Path, name: str) -
         from curbside.agents.pictures import encoded
 
         images = encoded(found.cases[lesson.row].study(), LIMITS)
-        inputs = engine._inputs(words, Ask(PROMPT.system, asked, images))
+        inputs = engine._inputs(words, same, Ask(PROMPT.system, asked, images))
         assert batch["input_ids"][0][~kept].tolist() == inputs["input_ids"][0].tolist()
         assert np.allclose(batch["pixel_values"], inputs["pixel_values"])
         tokens = batch["labels"][0][kept].tolist()

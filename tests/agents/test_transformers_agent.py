@@ -114,13 +114,73 @@ def test_a_prompt_that_the_model_cannot_take_does_not_lose_the_others(
     engine: Any = agent.engine
     real, calls = engine._inputs, iter([True, False, False, False])
 
-    def sometimes(processor: Any, ask: Any) -> Any:
+    def sometimes(processor: Any, same: Any, ask: Any) -> Any:
         if next(calls, False):
             raise ValueError("jane doe")
-        return real(processor, ask)
+        return real(processor, same, ask)
 
     monkeypatch.setattr(engine, "_inputs", sometimes)
     studies = [study_of(picture(i), question=ASKED, id=str(i)) for i in range(2)]
     first, second = agent.read_batch(studies)
     assert isinstance(first, Failure) and first.message == "ValueError"
     assert isinstance(second, Reading)
+
+
+@pytest.mark.parametrize(("base", "adapter"), [("llava", ""), ("llava", "derm"), ("idefics3", "")])
+def test_images_are_made_once_for_all_orders_and_change_nothing(
+    base: str, adapter: str, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = [study_of(picture(i), picture(i + 7), question=ASKED) for i in (0, 1, 0)]
+
+    def answers(agent: VisionAgent) -> list[tuple[float, ...]]:
+        said = agent.read_batch(studies)
+        assert all(isinstance(r, Reading) for r in said), said
+        return [r.probabilities for r in said if isinstance(r, Reading)]
+
+    agent = opened(models, base, adapter)
+    engine: Any = agent.engine
+    model, processor, _ = engine._load()
+    own = model.get_base_model() if adapter else model
+    towers: list[Any] = []
+    prepared: list[Any] = []
+    tower = own.model.vision_tower if base == "llava" else own.model.vision_model
+    tower.register_forward_hook(lambda *seen: towers.append(seen))
+    whole = processor.image_processor._whole
+    monkeypatch.setattr(
+        processor.image_processor,
+        "_whole",
+        lambda *a, **k: prepared.append(a) or whole(*a, **k),
+    )
+    # named by the processors of some families
+    monkeypatch.setattr(
+        type(processor.image_processor), "__getattr__", lambda _, n: getattr(whole, n)
+    )
+    got = answers(agent)
+    assert len(towers) == len(prepared) == 3  # of nine prompts: three orders of three studies
+    assert got[0] == got[2] != got[1]
+
+    plain = opened(models, base, adapter)
+    engine = plain.engine
+    _, processor, same = engine._load()
+    processor.image_processor = processor.image_processor._whole
+    monkeypatch.setattr(same, "featured", lambda inputs: inputs)
+    assert answers(plain) == got  # bit for bit
+
+
+def test_what_a_processor_takes_out_is_there_for_the_next(models: Path) -> None:
+    """Idefics3's processor takes rows and columns out of what its image processor gives."""
+    from curbside.agents.same_images import _Prepared
+
+    made: list[int] = []
+
+    def whole(images: Any, **given: Any) -> dict[str, Any]:
+        made.append(len(images))
+        return {"rows": 1, **given}
+
+    kept = _Prepared(whole)
+    one, other = object(), object()
+    assert kept([[one]], size=3).pop("rows") == 1
+    assert kept([one], size=3) == {"rows": 1, "size": 3} and made == [1]
+    for images, given in (([other], {"size": 3}), ([other], {"size": 4}), ([other, one], {})):
+        kept(images, **given)
+    assert made == [1, 1, 1, 2]
