@@ -216,4 +216,4 @@ def test_the_bench_measures_all_of_it() -> None:
     assert {name: cost.reason for name, cost in found.attacks.items()} == {
         name: reason for name, (_, reason) in ATTACKS.items()
     }
-    assert set(found.to_json()) == {"headers", "frames", "attacks"}
+    assert set(found.to_json()) == {"headers", "frames", "memory", "attacks"}
