@@ -57,6 +57,9 @@ class Groups:
     Args:
         start: where the search began: an archive that is given as bytes is named by it.
 
+    Attributes:
+        found: studies with an object that can be used, so far.
+
     Raises:
         StorageError: from every method: there is no room for temporary files.
     """
@@ -64,6 +67,7 @@ class Groups:
     def __init__(self, start: Path | bytes) -> None:
         self._start = start
         self._held = Scratch(_SCHEMA)
+        self.found = 0
         #: counts objects, so that each has its place in the order of the search
         self._place = 0
 
@@ -174,6 +178,8 @@ class Groups:
         )
         if found is not None:
             return int(found[0])
+        if self._held.first("SELECT 1 FROM series WHERE study = ? LIMIT 1", study) is None:
+            self.found += 1
         facts = json.dumps([told["series_number"], told["tags"]])
         return self._held.run("INSERT INTO series VALUES (NULL, ?, ?, ?)", study, uid, facts)
 

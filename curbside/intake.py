@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,22 @@ from curbside.scratch import Scratch
 from curbside.sniffing import PREFIX, is_dicom, is_zip
 from curbside.study import Instance, Question, Series, Study
 
-__all__ = ["Refusal", "Source", "look_at", "one_study", "sources_in", "studies_in"]
+__all__ = [
+    "Looked",
+    "Refusal",
+    "Source",
+    "count_in",
+    "look_at",
+    "one_study",
+    "sources_in",
+    "studies_in",
+]
 
 #: A source, the folder that it lies in, and why it cannot be opened.
 Found = tuple[Source, str, ImageError | None]
 Told = dict[str, Any] | Study | ImageError
+#: Called with the objects that were looked at so far, and the studies that were met.
+Looked = Callable[[int, int], None]
 
 #: Headers that are asked for ahead of where the walk is.
 _AHEAD = 64
@@ -67,6 +78,7 @@ def studies_in(
     *,
     question: Question | None = None,
     allowed_tags: Sequence[str] = PrivacyConfig().allowed_tags,
+    looked: Looked = lambda objects, studies: None,
 ) -> Iterator[Study | Refusal]:
     """Every study in a file, a folder (with those below it) or a zip archive, and what is in none.
 
@@ -77,6 +89,7 @@ def studies_in(
     Args:
         question: asked of every study.
         allowed_tags: DICOM keywords that may go further (``privacy.allowed_tags``).
+        looked: called as it goes: objects that were looked at, and studies that were met.
 
     Raises:
         ImageError: ``missing``: there is no such file or folder.
@@ -92,7 +105,7 @@ def studies_in(
     start = source if isinstance(source, bytes) else Path(source)
     if isinstance(start, Path) and not start.exists():
         raise ImageError("missing", "there is no such file or folder")
-    return _studies(start, question or Question(), tuple(allowed_tags))
+    return _studies(start, question or Question(), tuple(allowed_tags), looked)
 
 
 def one_study(source: str | Path | bytes, *, question: Question | None = None) -> Study:
@@ -121,11 +134,14 @@ def one_study(source: str | Path | bytes, *, question: Question | None = None) -
 
 
 def _studies(
-    start: Path | bytes, question: Question, tags: tuple[str, ...]
+    start: Path | bytes, question: Question, tags: tuple[str, ...], looked: Looked
 ) -> Iterator[Study | Refusal]:
+    plain = objects = 0
     with Groups(start) as groups:
-        for source, folder, told in _told(sources_in(start), tags):
+        for objects, (source, folder, told) in enumerate(_told(sources_in(start), tags), 1):
+            looked(objects, plain + groups.found)
             if isinstance(told, Study):
+                plain += 1
                 yield replace(told, question=question)
             elif isinstance(told, ImageError):
                 id = _place_id(source)
@@ -145,9 +161,21 @@ def _studies(
                         told["syntax"],
                         None if problem.reason in NO_LOSS else key,
                     )
+        looked(objects, plain + groups.found)
         for id, problem, study in groups.strays():
             yield Refusal(id, problem.reason, problem.message, study=study)
         yield from groups.studies(question)
+
+
+def count_in(start: Path) -> int:
+    """About how many objects there are: archives are told by their names, and no file is opened."""
+    count = 0
+    for file, _, problem in _files(start):
+        count += 1
+        if problem is None and file.suffix.lower() == ".zip":
+            with suppress(ImageError):
+                count += sum(1 for _ in members_of(file)) - 1
+    return count
 
 
 def sources_in(start: Path | bytes) -> Iterator[Found]:
@@ -157,8 +185,17 @@ def sources_in(start: Path | bytes) -> Iterator[Found]:
     if isinstance(start, bytes):
         yield from _opened(start, "")
         return
+    for file, folder, problem in _files(start):
+        if problem is None:
+            yield from _opened(file, folder)
+        else:
+            yield file, folder, problem
+
+
+def _files(start: Path) -> Iterator[tuple[Path, str, ImageError | None]]:
+    """A file, or those in a folder and below it in order; folders that cannot be read."""
     if not start.is_dir():
-        yield from _opened(start, str(start.parent))
+        yield start, str(start.parent), None
         return
     #: folders that are open, the innermost last, each with those in it that are still to come
     within: list[tuple[str, Iterator[str]]] = [("", iter((str(start),)))]
@@ -173,7 +210,7 @@ def sources_in(start: Path | bytes) -> Iterator[Found]:
             folder = inner
             for name in _names(folder, folders=False):
                 if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini"):
-                    yield from _opened(Path(folder, name), folder)
+                    yield Path(folder, name), folder, None
             within.append((folder, _below(folder)))
         except ImageError as e:
             yield Path(folder), str(start), e

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict
 
 from curbside.case_stream import CaseStream, is_manifest
 from curbside.errors import StorageError, UserError
-from curbside.intake import Refusal, studies_in
-from curbside.progress import Show
+from curbside.intake import Looked, Refusal, count_in, studies_in
+from curbside.progress import Expect, Show
 from curbside.readings import CaseRecord, Versions
 from curbside.router.parts import SCHEMA, row_of
 from curbside.scratch import Scratch
@@ -37,14 +37,21 @@ __all__ = ["BatchSummary", "Incoming", "incoming", "run_batch"]
 
 #: Cases of one part.
 PART_ROWS = 2048
+#: Objects between two words on how far the search of a folder is.
+_LOOKED = 64
 
 
 @dataclass(frozen=True)
 class Incoming:
-    """What a batch takes in: studies, and objects that are in none; ``total`` where known."""
+    """What a batch takes in: studies, and objects that are in none.
 
-    total: int | None
-    open: Callable[[], Iterator[Study | Refusal]]
+    Args:
+        total: cases of a manifest; of a folder about how many objects there are to look at.
+        open: begins; called with what is told how far the search of a folder is.
+    """
+
+    total: int
+    open: Callable[[Looked], Iterator[Study | Refusal]]
 
 
 def incoming(path: Path, question: Question, allowed_tags: tuple[str, ...]) -> Incoming:
@@ -60,7 +67,7 @@ def incoming(path: Path, question: Question, allowed_tags: tuple[str, ...]) -> I
     if is_manifest(path):
         cases = CaseStream(path)
 
-        def studies() -> Iterator[Study | Refusal]:
+        def studies(looked: Looked) -> Iterator[Study | Refusal]:
             for case in cases:
                 study = case.study()
                 asked = study.question
@@ -70,7 +77,12 @@ def incoming(path: Path, question: Question, allowed_tags: tuple[str, ...]) -> I
         return Incoming(len(cases), studies)
     if not path.exists():
         raise UserError("there is no such manifest, file or folder", hint="curbside batch CASES")
-    return Incoming(None, lambda: studies_in(path, question=question, allowed_tags=allowed_tags))
+    return Incoming(
+        count_in(path),
+        lambda looked: studies_in(
+            path, question=question, allowed_tags=allowed_tags, looked=looked
+        ),
+    )
 
 
 class BatchSummary(BaseModel):
@@ -104,12 +116,19 @@ def run_batch(
     *,
     rows: int = PART_ROWS,
     show: Show = lambda n, note: None,
+    expect: Expect = lambda n: None,
 ) -> BatchSummary:
     """Read every study once, into the ledger and into ``out``.
 
     ``out/parts/*.parquet`` have columns :data:`curbside.router.parts.SCHEMA`, one row a case;
     ``out/errors.jsonl`` one line for each case or object that could not be used;
     ``out/summary.json`` is a :class:`BatchSummary`, written last.
+
+    Args:
+        rows: cases of one part.
+        show: called as cases are done, with the routes so far, and before the first of them
+            with how much of a folder was looked at.
+        expect: called with how many cases there will be, as far as is known by then.
 
     Raises:
         UserError: ``out`` holds the parts of another policy, index or fleet.
@@ -125,8 +144,16 @@ def run_batch(
         _ErrorLines(out / "errors.jsonl") as write_line,
     ):
 
+        def looked(objects: int, cases: int) -> None:
+            if objects % _LOOKED and objects < given.total:
+                return
+            # each object that is still to come may be a case
+            expect(cases + max(0, given.total - objects))
+            if not routes:
+                show(0, f"{objects} of {max(objects, given.total)} files looked at")
+
         def studies() -> Iterator[Study]:
-            for found in given.open():
+            for found in given.open(looked):
                 if isinstance(found, Refusal):
                     refused[found.reason] += 1
                     why = {"reason": found.reason, "message": found.message}

@@ -42,7 +42,7 @@ def batch(
     from curbside.commands.asking import asked
     from curbside.config import load_config, load_policy
     from curbside.home import config_path, home
-    from curbside.progress import steps
+    from curbside.progress import growing_steps
     from curbside.router.api import Router
     from curbside.router.batch import incoming, run_batch
     from curbside.router.workspace import Workspace
@@ -58,8 +58,8 @@ def batch(
         given = incoming(
             cases, asked(router.tasks, question, options, task), settings.privacy.allowed_tags
         )
-        with steps("reading", given.total) as show:
-            summary = run_batch(router, given, out, show=show)
+        with growing_steps("reading", given.total) as (show, expect):
+            summary = run_batch(router, given, out, show=show, expect=expect)
     if as_json:
         typer.echo(json.dumps(summary.model_dump(mode="json"), indent=1))
         return

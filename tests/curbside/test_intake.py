@@ -256,6 +256,28 @@ def in_order(folder: Path) -> list[Path]:
     return found
 
 
+def test_how_far_it_is_is_told_as_it_goes(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a=as_dicom(grey(1), number=1),
+        b=as_dicom(grey(2), number=2),
+        c=as_dicom(grey(1), study=2, PixelData=None),
+        d=png(),
+        e=b"",
+        f__g=as_dicom(grey(1), study=3),
+    )
+    (tmp_path / "h.zip").write_bytes(zipped({"i.png": png(1), "j.png": png(2)}))
+    (tmp_path / "k.zip").write_bytes(b"no archive")
+    told: list[tuple[int, int]] = []
+    studies, _ = sorted_out(tmp_path, looked=lambda *n: told.append(n))
+    # files of a folder before the folders in it
+    expected = [(1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2), (7, 3), (8, 4), (9, 4)]
+    assert told == [*expected, (9, 5)]
+    assert len(studies) == 5
+    assert intake.count_in(tmp_path) == 9
+    assert intake.count_in(tmp_path / "a") == 1
+
+
 @pytest.mark.parametrize("at_a_time", [1, 3, 7, 1000])
 def test_a_folder_is_listed_in_order_however_few_names_are_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from curbside import progress
-from curbside.progress import bar
+from curbside.progress import bar, growing_steps, steps
 
 
 def test_one_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +30,32 @@ def test_a_long_run_is_heard_of_before_its_end(
         assert "1 of 4" in said and "left" in said
         advance(3)
     assert capsys.readouterr().err.count("4 of 4") == 1
+
+
+def test_how_many_there_will_be_may_come_to_be_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_EVERY", -1.0)
+    with growing_steps("reading") as (show, expect):
+        show(1, "a 1")
+        assert "reading: 1, " in capsys.readouterr().err
+        expect(3)
+        show(1, "a 2")
+        said = capsys.readouterr().err
+        assert "2 of 3" in said and " s left; a 2" in said
+        expect(4)
+        show(1, "a 3")
+        assert "3 of 4" in capsys.readouterr().err
+        show(1, "a 4")
+        assert not capsys.readouterr().err
+    assert "4 of 4" in capsys.readouterr().err
+
+
+def test_threads_lose_no_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with steps("reading", 8000) as show, ThreadPoolExecutor(4) as threads:
+        for _ in range(4):
+            threads.submit(lambda: [show(1, "") for _ in range(2000)])
+    assert "8000 of 8000" in capsys.readouterr().err
 
 
 def test_an_error_passes_through() -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests_router_batch import drive, write_manifest
@@ -18,6 +19,7 @@ from tests_router_world import World, picture, strange
 
 from curbside.config import TierPolicy
 from curbside.errors import CasesError, StorageError, UserError
+from curbside.phantom_dicom import as_dicom
 from curbside.router import flow
 from curbside.router.api import Router
 from curbside.router.batch import BatchSummary, incoming, run_batch
@@ -208,3 +210,27 @@ def test_killed_at_random_points_each_case_has_one_outcome(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_killed_at_fifty_random_points(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, kills=50, cases=3000)
+
+
+def test_how_far_a_folder_of_objects_is_and_how_many_studies_there_will_be(
+    world: World, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    pixels = np.zeros((8, 8), np.int16)
+    for i in range(70):
+        (tree / f"{i:02d}").write_bytes(as_dicom(pixels + i, study=i % 5, number=i))
+    (tree / "no image").write_bytes(b"words")
+    notes: list[str] = []
+    totals: list[int] = []
+    summary = run(
+        world.router(tmp_path / "home"),
+        tree,
+        tmp_path / "out",
+        show=lambda n, note: notes.append(note),
+        expect=totals.append,
+    )
+    assert summary.cases == 5 == totals[-1]
+    assert totals == sorted(totals, reverse=True) and totals[0] == 5 + 71 - 64
+    assert notes[:2] == ["64 of 71 files looked at", "71 of 71 files looked at"]
+    assert len([n for n in notes if "looked" not in n]) == 5
