@@ -171,14 +171,17 @@ def _answer(
     case: str, revision: int, answer: str, told: str | None, ahead: str | None, blind: bool
 ) -> None:
     if blind:
-        _do(lambda who: ledger().add(case, Kind.BLIND, who, answer=answer, revision=revision))
+        _do(case, lambda who: ledger().add(case, Kind.BLIND, who, answer=answer, revision=revision))
         st.session_state[_NOTICE] = f"Your blind reading of {case}: {answer}"
         return
     if told is not None and answer != told:
         st.session_state[_PENDING] = {"case": case, "revision": revision, "answer": answer}
+        _stay(case)
         return
     kind = Kind.AGREE if told is not None else Kind.ANSWER
-    done = _do(lambda who: ledger().review(case, who, kind=kind, answer=answer, revision=revision))
+    done = _do(
+        case, lambda who: ledger().review(case, who, kind=kind, answer=answer, revision=revision)
+    )
     if done:
         _go_on(case, f"{'Agreed' if kind is Kind.AGREE else 'Answered'}: {answer}", ahead)
 
@@ -192,23 +195,34 @@ def _free_given(case: str, revision: int, told: str | None, ahead: str | None, b
 def _override(case: str, revision: int, answer: str, code: str, ahead: str | None) -> None:
     note = st.session_state.get(_note_key(case), "")
     done = _do(
+        case,
         lambda who: ledger().review(
             case, who, kind=Kind.OVERRIDE, answer=answer, code=code, text=note, revision=revision
-        )
+        ),
     )
     st.session_state.pop(_PENDING, None)
     if done:
         _go_on(case, f"Overridden: {answer} ({CODE_WORDS.get(code, code).lower()})", ahead)
 
 
-def _do(action: Callable[[str], object]) -> bool:
-    """Run an action of the reader; what went wrong is said on the page."""
+def _do(case: str, action: Callable[[str], object]) -> bool:
+    """Run an action of the reader; what went wrong is said on the page of the case."""
     try:
         action(reader())
     except CurbsideError as e:
         st.session_state[_NOTICE] = e
+        _stay(case)
         return False
     return True
+
+
+def _stay(case: str) -> None:
+    """The browser is told which case is shown.
+
+    A key that is pressed twice is of the page that was drawn then, and the address may meanwhile
+    have gone on to the next case.
+    """
+    st.query_params["case"] = case
 
 
 def _go_on(case: str, said: str, ahead: str | None) -> None:
