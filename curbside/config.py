@@ -317,7 +317,12 @@ def load_policy(path: Path) -> AnyPolicy:
 
 def load_policy_file(path: Path) -> tuple[AnyPolicy, PolicyProvenance | None]:
     """The policy of a file, and what it was fitted on if ``curbside policy fit`` wrote it."""
-    found = load_model(_PolicyFile, path)
+    found = load_model(
+        _PolicyFile,
+        path,
+        hint="give a file of one key 'policy' with its kind below it (docs/policies.md), or let "
+        "one be written: curbside policy fit --out FILE",
+    )
     return found.policy, found.provenance
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "count_in",
     "look_at",
     "one_study",
+    "places_of",
     "sources_in",
     "studies_in",
 ]
@@ -165,6 +166,31 @@ def _studies(
         for id, problem, study in groups.strays():
             yield Refusal(id, problem.reason, problem.message, study=study)
         yield from groups.studies(question)
+
+
+def places_of(start: Path, id: str) -> list[str]:
+    """Where a study or an object with an id lies: files, members of an archive after a ``:``.
+
+    For whoever has the files: the names are for a screen, not for a log or a record.
+
+    Args:
+        id: of a :class:`~curbside.study.Study` or a :class:`Refusal`.
+
+    Returns:
+        Each file once, in order; empty where nothing below ``start`` has the id.
+
+    Raises:
+        As :func:`studies_in`.
+    """
+    # what is named by where it lies needs no file to be opened
+    for source, _, _ in sources_in(start):
+        if _place_id(source) == id:
+            return [_shown(source)]
+    for found in studies_in(start):
+        if isinstance(found, Study) and found.id == id:
+            sources = (i.source for s in found.series for i in s.instances)
+            return list(dict.fromkeys(_shown(s) for s in sources if isinstance(s, Path | Member)))
+    return []
 
 
 def count_in(start: Path) -> int:
@@ -335,6 +361,11 @@ def _prefix(source: Source) -> bytes:
 
 def _place_id(source: Source) -> str:
     return keyed("place", _place(source))
+
+
+def _shown(source: Source) -> str:
+    """What :func:`places_of` says of a file or a member."""
+    return f"{source.archive}:{source.name}" if isinstance(source, Member) else str(source)
 
 
 def _place(source: Source) -> str:

@@ -6,6 +6,7 @@ the path; the half-written temporary file is removed and the old one is untouche
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -30,6 +31,18 @@ __all__ = [
 
 #: How long :func:`one_process` waits for another.
 _WAIT_S = 60.0
+#: What room would not help against → what does.
+_NOT_OURS = "give a folder that this account may write to"
+_NO_FOLDER = "give a folder, or a path where one can be made"
+_NEXT = {
+    errno.EACCES: _NOT_OURS,
+    errno.EPERM: _NOT_OURS,
+    errno.EROFS: _NOT_OURS,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOENT: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EISDIR: "give the path of a file, not of a folder",
+}
 
 
 @contextmanager
@@ -39,7 +52,8 @@ def _storage_errors(path: Path) -> Iterator[None]:
     except OSError as e:
         raise StorageError(
             f"cannot write {path}: {e.strerror or e}; what was there before is unchanged",
-            hint="free some space or set CURBSIDE_HOME to a folder with room, then run it again",
+            hint=_NEXT.get(e.errno or 0)
+            or "free some space or set CURBSIDE_HOME to a folder with room, then run it again",
         ) from e
 
 
@@ -87,7 +101,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def one_process(path: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
+def one_process(
+    path: Path,
+    wait_s: float = _WAIT_S,
+    *,
+    hint: str = "wait until it has ended, then run it again",
+) -> Iterator[None]:
     """Within the block no other process is in a block of the same lock file.
 
     A process that is killed lets go.  Not for a block within a block.
@@ -95,6 +114,7 @@ def one_process(path: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
     Args:
         path: the lock file, made where it is missing; it stays.
         wait_s: seconds to wait for whoever is in it.
+        hint: what to do where another is.
 
     Raises:
         StorageError: the file cannot be written, or another was in it for so long.
@@ -105,9 +125,9 @@ def one_process(path: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
         try:
             lock.acquire(timeout=wait_s)
         except Timeout:
+            since = f"has been using {path.parent} for {wait_s:g} s" if wait_s else None
             raise StorageError(
-                f"another process has been using {path.parent} for {wait_s:g} s",
-                hint="wait until it has ended, then run it again",
+                f"another process {since or f'is at work in {path.parent}'}", hint=hint
             ) from None
     try:
         yield

@@ -165,7 +165,8 @@ class Router:
             label: what the progress bar of a long sequence says; no bar without it.
 
         Raises:
-            UserError: two studies have the same id, or a table's rows are bad.
+            UserError: two studies have the same id, what is given is no study, or a table's rows
+                are bad.
             StorageError: the ledger cannot be written; what it has is kept.
         """
 
@@ -211,9 +212,9 @@ class Router:
         if isinstance(given, AsyncIterator):
             return _asynchronous(given, flow)
         if isinstance(given, Iterator):
-            return (record for block in flow(given) for record in block)
+            return (record for block in flow(map(_study, given)) for record in block)
         if isinstance(given, Sequence):
-            return _in_order(given, flow, advance)
+            return _in_order([_study(s) for s in given], flow, advance)
         from curbside.router.parts import as_table, studies_of
 
         studies = studies_of(given)
@@ -305,11 +306,21 @@ def _in_order(studies: Sequence[Study], flow: Flow, advance: Advance) -> list[Ca
     return [found[i] for i in ids]
 
 
+def _study(given: Any) -> Study:
+    if isinstance(given, Study):
+        return given
+    # only what it is: a name may be a patient's
+    raise UserError(
+        f"a batch is of studies, not of {type(given).__name__}",
+        hint="make one of each file: Study.from_image(PATH) or Study.from_dicom(PATH)",
+    )
+
+
 async def _asynchronous(studies: AsyncIterator[Study], flow: Flow) -> AsyncIterator[CaseRecord]:
     """A block at a time in a thread, so that the event loop goes on."""
     block: list[Study] = []
     async for study in studies:
-        block.append(study)
+        block.append(_study(study))
         if len(block) == BLOCK:
             for record in await asyncio.to_thread(_flat, flow, block):
                 yield record

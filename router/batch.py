@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from curbside.progress import Expect, Show
 from curbside.readings import CaseRecord, Versions
 from curbside.router.parts import SCHEMA, row_of
 from curbside.scratch import Scratch
-from curbside.storage import new_file, write_text
+from curbside.storage import new_file, one_process, write_text
 from curbside.study import Question, Study
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ __all__ = ["BatchSummary", "Incoming", "incoming", "run_batch"]
 
 #: Cases of one part.
 PART_ROWS = 2048
+#: What to do while another batch writes into the same folder.
+_OCCUPIED = "wait until it has ended, or give another --out: two folders share the work"
 #: Objects between two words on how far the search of a folder is.
 _LOOKED = 64
 
@@ -132,16 +134,24 @@ def run_batch(
 
     Raises:
         UserError: ``out`` holds the parts of another policy, index or fleet.
-        StorageError: the disk is full; parts and ledger keep what is in them, and the same
-            command goes on from there.
+        StorageError: the disk is full, or another process writes into ``out``; parts and ledger
+            keep what is in them, and the same command goes on from there.
     """
+    # two would number their parts alike, and one would take the place of the other's
+    with one_process(out / ".lock", 0, hint=_OCCUPIED):
+        return _run(router, given, out, rows, show, expect)
+
+
+def _run(
+    router: Router, given: Incoming, out: Path, rows: int, show: Show, expect: Expect
+) -> BatchSummary:
     started = time.monotonic()
     _same_run(out, router.versions)
     routes: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     with (
         closing(_Parts(out / "parts", rows)) as parts,
-        _ErrorLines(out / "errors.jsonl") as write_line,
+        _error_lines(out / "errors.jsonl") as write_line,
     ):
 
         def looked(objects: int, cases: int) -> None:
@@ -248,25 +258,18 @@ def _same_run(out: Path, versions: Versions) -> None:
         )
 
 
-class _ErrorLines:
-    """A file of JSON lines that takes its place when all are written."""
+@contextmanager
+def _error_lines(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield what writes a line of JSON; the file takes its place when all are written."""
+    for left in path.parent.glob(f".{path.name}.*"):  # of a killed run
+        left.unlink(missing_ok=True)
+    # closed within new_file: a disk may be full only when the last lines are flushed
+    with new_file(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
 
-    def __init__(self, path: Path) -> None:
-        for left in path.parent.glob(f".{path.name}.*"):  # of a killed run
-            left.unlink(missing_ok=True)
-        self._file = new_file(path)
+        def write(row: dict[str, Any]) -> None:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def __enter__(self) -> Callable[[dict[str, Any]], None]:
-        temporary = self._file.__enter__()
-        self._out = temporary.open("w", encoding="utf-8")
-        return self._write
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._out.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    def __exit__(self, *problem: Any) -> bool | None:
-        self._out.close()
-        return self._file.__exit__(*problem)
+        yield write
 
 
 def _counts(

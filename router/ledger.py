@@ -176,9 +176,14 @@ class Ledger:
             revision: what the person saw; None where it does not matter.
 
         Raises:
-            UserError: no such case.
+            UserError: no such case, or nobody is named.
             Conflict: the case has changed since ``revision``; says by whom.
         """
+        if not who.strip():
+            raise UserError(
+                f"nobody is named who did this to case {case!r}",
+                hint="--who NAME, or CURBSIDE_READER=NAME; any opaque name",
+            )
         now = time.time()
         with writing(self.engine) as c:
             at = self._at(c, case, revision)
@@ -218,7 +223,7 @@ class Ledger:
                 already is refused.
 
         Raises:
-            UserError: no such case, or an answer that cannot be given.
+            UserError: no such case, nobody is named, or an answer that cannot be given.
             Conflict: somebody was quicker; says who.
         """
         at = self.get(case)

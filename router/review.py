@@ -70,12 +70,19 @@ def answer_of(record: CaseRecord, kind: Kind, answer: str | None, code: str | No
                 hint=f"curbside review answer {record.case} ANSWER",
             )
     if not answer:
-        raise UserError(f"no answer was given to case {record.case!r}")
+        raise UserError(
+            f"no answer was given to case {record.case!r}",
+            hint=f"curbside review answer {record.case} ANSWER",
+        )
     if record.options and answer not in record.options:
-        raise UserError(f"{answer!r} is none of the options: {', '.join(record.options)}")
+        raise UserError(
+            f"{answer!r} is none of the options: {', '.join(record.options)}",
+            hint=f"curbside review answer {record.case} ANSWER, with one of these",
+        )
     if kind is Kind.OVERRIDE and code not in OVERRIDE_CODES:
         raise UserError(
-            f"an override needs a reason, not {code!r}; valid: {', '.join(OVERRIDE_CODES)}"
+            f"an override needs a reason, not {code!r}; valid: {', '.join(OVERRIDE_CODES)}",
+            hint=f"curbside review answer {record.case} ANSWER --override CODE",
         )
     return answer
 

@@ -41,6 +41,7 @@ def batch(
     from curbside.case_stream import is_manifest
     from curbside.commands.asking import asked
     from curbside.config import load_config, load_policy
+    from curbside.errors import UserError
     from curbside.home import config_path, home
     from curbside.progress import growing_steps
     from curbside.router.api import Router
@@ -50,6 +51,11 @@ def batch(
     # a manifest's own reader names it, line and column; its name is no patient's
     if not is_manifest(cases):
         must_exist(cases, "curbside batch CASES --out DIR, where CASES may be a manifest too")
+        if cases.is_dir() and out.resolve().is_relative_to(cases.resolve()):
+            raise UserError(
+                "--out lies within CASES: what is written there would be taken for cases",
+                hint="give a folder beside it: curbside batch CASES --out DIR",
+            )
     settings = load_config(config or config_path())
     router = Router(
         Workspace(home(), settings), policy=load_policy(policy) if policy is not None else None

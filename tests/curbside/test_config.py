@@ -138,8 +138,14 @@ def test_a_policy_file(file: Path) -> None:
     with pytest.raises(ConfigError, match="unknown key 'kind'; valid keys here: policy"):
         load_policy(file)
     file.write_text("policy:\n  kind: tier\n  alfa: 0.1\n")
-    with pytest.raises(ConfigError, match=r"line 3: unknown key 'policy\.alfa'"):
+    with pytest.raises(ConfigError, match=r"line 3: unknown key 'policy\.alfa'") as e:
         load_policy(file)
+    # config check is for curbside.yaml and would refuse a policy file that was fitted
+    assert "curbside policy fit" in e.value.hint and "check" not in e.value.hint
+    file.unlink()
+    with pytest.raises(ConfigError, match="does not exist") as e:
+        load_policy(file)
+    assert "curbside policy fit" in e.value.hint and "demo" not in e.value.hint
 
 
 def test_nothing_can_be_changed_in_place() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from curbside.cli import main
 from curbside.commands.given import must_exist
 from curbside.errors import ImageError
 
@@ -56,3 +57,18 @@ def test_a_path_that_the_system_refuses_is_said(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="cannot be looked at") as e:
         must_exist(tmp_path / ("Doe" * 200), "curbside route PATH")
     assert e.value.reason == "unreadable" and "DoeDoe" not in str(e.value)
+
+
+@pytest.mark.parametrize("out", [".", "out", "deep/out"])
+def test_a_batch_never_writes_into_the_folder_that_it_reads(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "Doe"
+    folder.mkdir()
+    line = ["curbside", "batch", str(folder), "--out", str(folder / out)]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit) as e:
+        main()
+    said = capsys.readouterr().err
+    assert e.value.code == 2 and "--out lies within CASES" in said and "Doe" not in said
+    assert not list(folder.iterdir())

@@ -20,7 +20,7 @@ from curbside import intake
 from curbside.errors import ConfigError, ImageError, StorageError
 from curbside.home import home
 from curbside.identity import keyed
-from curbside.intake import Refusal, studies_in
+from curbside.intake import Refusal, places_of, studies_in
 from curbside.phantom_dicom import as_dicom
 from curbside.scratch import Scratch
 from curbside.study import Question, Study
@@ -363,6 +363,28 @@ def test_a_disk_without_room_for_the_objects_of_a_tree_ends_the_search(
     monkeypatch.setattr(Scratch, "run", full)
     with pytest.raises(StorageError, match="full"):
         list(studies_in(tmp_path))
+
+
+def test_where_an_id_lies_is_said_to_whoever_has_the_files_and_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = [as_dicom(grey(i), study=i // 2, number=i) for i in range(4)]
+    files = {f"ct{i}": raw for i, raw in enumerate(objects)}
+    write(tmp_path, **files, x__plain=png(), x__odd=b"words", z=zipped({"in/a.png": png(1)}))
+    found = list(studies_in(tmp_path))
+    places = [
+        [Path(p).relative_to(tmp_path).as_posix() for p in places_of(tmp_path, f.id)] for f in found
+    ]
+    assert sorted(places) == [
+        ["ct0", "ct1"],
+        ["ct2", "ct3"],
+        ["x/odd"],
+        ["x/plain"],
+        ["z:in/a.png"],
+    ]
+    assert places_of(tmp_path, "0" * 32) == [] == places_of(tmp_path / "x", found[-1].id)
+    monkeypatch.setenv("CURBSIDE_HOME", str(tmp_path / "another key"))
+    assert not any(places_of(tmp_path / "x", f.id) for f in found)
 
 
 def test_a_folder_that_cannot_be_read_is_a_refusal(

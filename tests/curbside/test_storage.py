@@ -96,6 +96,24 @@ def test_a_parent_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
         write_text(tmp_path / "file" / "note", "x")
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EROFS, "may write to"),
+        (errno.EACCES, "may write to"),
+        (errno.ENOTDIR, "where one can be made"),
+        (errno.EISDIR, "not of a folder"),
+    ],
+    ids=lambda x: errno.errorcode[x] if isinstance(x, int) else "",
+)
+def test_what_to_do_next_fits_what_went_wrong(tmp_path: Path, number: int, said: str) -> None:
+    with pytest.raises(StorageError, match=os.strerror(number)) as e, new_file(tmp_path / "note"):
+        raise OSError(number, os.strerror(number))
+    assert said in e.value.hint
+
+
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     for content in ("one", "two"):
@@ -140,6 +158,12 @@ def test_whoever_waits_too_long_for_another_process_is_told(tmp_path: Path) -> N
     ):
         pass
     with one_process(lock, wait_s=0.1):  # free again after a refusal and after use
+        pass
+    with (
+        one_process(lock),
+        pytest.raises(StorageError, match=r"another process is at work in .*deep\n  next: later"),
+        one_process(lock, 0, hint="later"),
+    ):
         pass
 
 

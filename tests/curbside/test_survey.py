@@ -52,6 +52,16 @@ def test_the_command_prints_the_table(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "5 objects"
     assert any(line.split()[0] == "2" and line.endswith("used") for line in lines)
+    refused = next(f for f in studies_in(folder) if isinstance(f, Refusal) and f.reason == "empty")
+    monkeypatch.setattr(sys, "argv", ["curbside", "studies", str(folder), "--find", refused.id])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    (place,) = capsys.readouterr().out.splitlines()
+    assert not e.value.code and Path(place).parent == folder and not Path(place).read_bytes()
+    monkeypatch.setattr(sys, "argv", ["curbside", "studies", str(folder), "--find", "0"])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    assert e.value.code == 2 and "nothing there has the id '0'" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["curbside", "studies", str(folder / "none")])
     with pytest.raises(SystemExit) as e:
         cli.main()

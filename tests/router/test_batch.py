@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import multiprocessing as mp
 import os
@@ -25,6 +27,7 @@ from curbside.router.api import Router
 from curbside.router.batch import BatchSummary, incoming, run_batch
 from curbside.router.ledger import open_ledger
 from curbside.router.parts import SCHEMA
+from curbside.storage import one_process
 from curbside.study import Question
 
 TAGS = ("Modality",)
@@ -152,6 +155,43 @@ def test_a_full_disk_keeps_what_was_written_and_the_run_goes_on(
     assert summary.cases == 30
 
 
+def test_a_disk_that_is_full_when_the_last_lines_are_flushed_is_no_bug(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, out = write_manifest(tmp_path, 3), tmp_path / "out"
+    router = world.router(tmp_path / "home")
+
+    class Full(io.StringIO):
+        def close(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real = Path.open
+
+    def opened(path: Path, mode: str = "r", **more: Any) -> Any:
+        return Full() if path.name.startswith(".errors.jsonl.") else real(path, mode, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        with pytest.raises(StorageError, match=r"errors\.jsonl: No space left") as e:
+            run(router, manifest, out)
+    assert e.value.hint.startswith("free some space")
+    assert len(rows(out)) == 3 and not (out / "errors.jsonl").exists()
+    assert run(router, manifest, out).cases == 3
+
+
+def test_two_processes_never_write_into_one_folder(world: World, tmp_path: Path) -> None:
+    manifest, out = write_manifest(tmp_path, 6), tmp_path / "out"
+    router = world.router(tmp_path / "home")
+    with (
+        one_process(out / ".lock"),
+        pytest.raises(StorageError, match=r"another process is at work in .*out") as e,
+    ):
+        run(router, manifest, out)
+    assert "another --out" in e.value.hint
+    assert [p.name for p in out.iterdir()] == [".lock"] and not world.asked
+    assert run(router, manifest, out).new == 6
+
+
 def test_a_part_that_is_broken_is_named(world: World, tmp_path: Path) -> None:
     manifest, out = write_manifest(tmp_path, 3), tmp_path / "out"
     run(world.router(tmp_path / "home"), manifest, out)
@@ -199,7 +239,7 @@ def kill_and_resume(tmp_path: Path, kills: int, cases: int) -> None:
     status = {e.study: str(e.status) for e in recorded}
     assert {r["case"]: r["status"] for r in table} == status
     assert json.loads((out / "summary.json").read_text())["cases"] == cases
-    assert not list(out.rglob(".*"))
+    assert list(out.rglob(".*")) == [out / ".lock"]
     ledger.close()
 
 

@@ -222,7 +222,10 @@ def test_answers_that_cannot_be_given(ledger: Ledger) -> None:
         ledger.review("nobody", "dr", answer="mass")
     with pytest.raises(UserError, match="no case"):
         ledger.record("nobody")
-    assert ledger.events(waits.case) == ()
+    for unnamed in ("", "  "):
+        with pytest.raises(UserError, match="nobody is named who did this"):
+            ledger.review(waits.case, unnamed, answer="mass")
+    assert ledger.events(waits.case) == () and ledger.get(waits.case).revision == 0
 
 
 def test_stamps_say_what_a_hash_stands_for(ledger: Ledger) -> None:

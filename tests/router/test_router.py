@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -204,6 +206,28 @@ def test_what_is_said_to_flip_the_case_does_flip_it(world: World, tmp_path: Path
     support = record.support or 0
     rare = world.router(tmp_path / "d", TierPolicy(minimum_support=support + 1))
     assert rare.read(case).outcome.reader == "generalist"
+
+
+def test_what_is_no_study_is_refused_without_its_name(world: World, tmp_path: Path) -> None:
+    router = world.router(tmp_path)
+
+    async def later() -> AsyncIterator[Any]:
+        yield "Doe.png"
+
+    async def drained() -> None:
+        async for _ in router.read_batch(later()):
+            pass
+
+    for call in (
+        lambda: router.read_batch(cast("Any", "Doe.png")),
+        lambda: router.decide_batch(cast("Any", [study("xray", "bones"), "Doe.png"])),
+        lambda: list(router.read_batch(iter(cast("Any", ["Doe.png"])))),
+        lambda: asyncio.run(drained()),
+    ):
+        with pytest.raises(UserError, match=r"of studies, not of str\n  next: .*from_image") as e:
+            call()
+        assert "Doe" not in str(e.value)
+    assert not world.asked
 
 
 def test_two_studies_of_one_id_are_refused(world: World, tmp_path: Path) -> None:
