@@ -364,8 +364,10 @@ def _place_id(source: Source) -> str:
 
 
 def _shown(source: Source) -> str:
-    """What :func:`places_of` says of a file or a member."""
-    return f"{source.archive}:{source.name}" if isinstance(source, Member) else str(source)
+    """What :func:`places_of` says of a file or a member; a search begins at a file or a folder."""
+    if isinstance(source, Member):
+        return f"{_shown(source.archive)}:{source.name}"
+    return source.hex() if isinstance(source, bytes) else str(source)
 
 
 def _place(source: Source) -> str:
