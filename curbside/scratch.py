@@ -27,12 +27,17 @@ class Scratch:
         schema: statements that make its tables, separated by semicolons.
         cached: bytes of it that may be in memory.
 
+    Attributes:
+        failed: a method has raised StorageError, and what is held means nothing any more: there
+            is no way back to what was there before.
+
     Raises:
         StorageError: from every method: there is no room for SQLite's temporary files.
     """
 
     def __init__(self, schema: str, *, cached: int = CACHED) -> None:
-        with _full_disk():
+        self.failed = False
+        with self._full_disk():
             self._connection = sqlite3.connect("", check_same_thread=False, isolation_level=None)
             for pragma in (
                 "temp_store = FILE",
@@ -49,31 +54,31 @@ class Scratch:
 
     def run(self, statement: str, *values: Any) -> int:
         """Carry out one statement; the number of the row that it inserted, if it did."""
-        with _full_disk():
+        with self._full_disk():
             return self._connection.execute(statement, values).lastrowid or 0
 
     def run_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """Carry out one statement for each row of values."""
-        with _full_disk():
+        with self._full_disk():
             self._connection.executemany(statement, rows)
 
     def changed(self, statement: str, *values: Any) -> bool:
         """Carry out one statement; whether it changed a row."""
-        with _full_disk():
+        with self._full_disk():
             return self._connection.execute(statement, values).rowcount > 0
 
     def first(self, query: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row that a query finds, or None."""
-        with _full_disk():
+        with self._full_disk():
             found: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
         return found
 
     def rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Rows that a query finds, read from the disk as they are asked for."""
-        with _full_disk():
+        with self._full_disk():
             cursor = self._connection.execute(query, values)
         while True:
-            with _full_disk():
+            with self._full_disk():
                 some = cursor.fetchmany(256)
             if not some:
                 return
@@ -93,14 +98,16 @@ class Scratch:
     def __exit__(self, *problem: object) -> None:
         self.close()
 
-
-@contextmanager
-def _full_disk() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as e:
-        # no values: they may be file names
-        raise StorageError(
-            f"SQLite's temporary files cannot be written or read: {e}",
-            hint="free some space, or set SQLITE_TMPDIR to a folder with room",
-        ) from None
+    @contextmanager
+    def _full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
+            raise  # a statement that is wrong, and no fault of the disk
+        except sqlite3.DatabaseError as e:
+            self.failed = True
+            # no values: they may be file names
+            raise StorageError(
+                f"SQLite's temporary files cannot be written or read: {e}",
+                hint="free some space, or set SQLITE_TMPDIR to a folder with room",
+            ) from None

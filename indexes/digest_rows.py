@@ -36,6 +36,11 @@ class DigestRows:
     def __init__(self) -> None:
         self._held = Scratch(_SCHEMA)
 
+    @property
+    def failed(self) -> bool:
+        """Whether a method has raised StorageError: what is held means nothing any more."""
+        return self._held.failed
+
     def __len__(self) -> int:
         """Digests that can be found; looks at all rows."""
         counted = self._held.first("SELECT count(DISTINCT digest) FROM rows")

@@ -48,7 +48,8 @@ _MERGE_FROM = 32
 _FEW_ROWS = 64
 #: Bytes of tensors that stay mapped: two of the largest segments, or twenty of a batch's.
 _MAPPED = 64 * 2**20
-_SEGMENT = re.compile(r"[0-9a-f].*\.safetensors")
+#: ASCII: a name that is no text is none of ours.
+_SEGMENT = re.compile(r"[0-9a-f][!-~]*\.safetensors")
 #: Names of segments that are in memory at a time, before they are taken up.
 _LISTED = 1024
 #: Seconds after which a temporary file is taken for what a killed process left.
@@ -149,7 +150,7 @@ class FeatureCache:
     ) -> None:
         self.folder = folder / f"features-{FORMAT}-{fingerprint[:32]}"
         self._layout = _Layout(dimensions, grid_shape)
-        self._rows = DigestRows()
+        self._taken_up = DigestRows()
         #: (segment, tensor) → what is mapped, the latest used last
         self._mapped: OrderedDict[tuple[int, str], NDArray[Any]] = OrderedDict()
         self._remove_leftovers()
@@ -157,6 +158,15 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def _rows(self) -> DigestRows:
+        """What was taken up; nothing, where there was no room for it: the next refresh begins
+        anew, so that a disk which was full for a while costs time and no restart."""
+        if self._taken_up.failed:
+            self._taken_up = DigestRows()
+            self._mapped.clear()
+        return self._taken_up
 
     def refresh(self) -> None:
         """Take up segments that another process has written.  Raises StorageError."""
@@ -262,7 +272,8 @@ class FeatureCache:
 
     def _open(self, names: Sequence[str]) -> None:
         """Take up segments that are in the folder, by name."""
-        for name in sorted(names):
+        # a set, since a folder that changes while it is listed may name a file twice
+        for name in sorted(set(names)):
             path = self.folder / name
             try:
                 digests = self._layout.header(path).digests

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_statements_say_what_they_did() -> None:
         assert list(found) == [(2,), (3,)]
 
 
+def test_a_wrong_statement_is_no_full_disk() -> None:
+    with Scratch(NUMBERS) as held:
+        held.run("INSERT INTO numbers VALUES (1, 'a')")
+        with pytest.raises(sqlite3.IntegrityError):
+            held.run("INSERT INTO numbers VALUES (1, 'b')")
+    with pytest.raises(sqlite3.ProgrammingError):
+        held.first("SELECT 1")
+    assert not held.failed
+
+
 def test_two_of_them_know_nothing_of_each_other() -> None:
     with Scratch(NUMBERS) as one, Scratch(NUMBERS) as other:
         fill(one, 3)
@@ -88,6 +99,7 @@ def test_a_full_disk_is_said_without_what_was_to_be_kept() -> None:
                 "INSERT INTO numbers VALUES (?, ?)",
                 ((i, f"MUSTER^{i:>200}") for i in range(50_000)),
             )
+        assert held.failed
         assert "MUSTER" not in str(caught.value)
         assert "SQLITE_TMPDIR" in str(caught.value.hint)
         assert caught.value.__cause__ is None

@@ -402,6 +402,48 @@ def test_single_images_do_not_pile_up_as_files(tmp_path: Path) -> None:
     assert (again.grid_rows() == np.concatenate([r.grid_rows() for r in rows])).all()
 
 
+def test_a_full_disk_for_what_is_known_costs_no_restart(tmp_path: Path) -> None:
+    encoder = CountingEncoder()
+    source = FeatureSource(encoder, folder=tmp_path, memory=0)
+    before = source.of(studies(*range(40)))
+    cache = source._cache
+    assert cache is not None
+    cache._rows._held.run("PRAGMA max_page_count = 1")  # as many as there are, and no more
+    with pytest.raises(StorageError, match="temporary files"):
+        source.of(studies(*range(40, 240)))
+    assert same(source.of(studies(*range(40))), before)
+    source.of(studies(*range(240)))
+    assert encoder.encoded == 240
+    assert len(cache) == 240
+
+
+def test_a_file_whose_name_is_no_text_is_passed_over(tmp_path: Path) -> None:
+    before = FeatureSource(FakeEncoder(), folder=tmp_path).of(studies(1))
+    foreign = segments(tmp_path)[0].with_name(os.fsdecode(b"a\xff.safetensors"))
+    foreign.write_bytes(b"not ours")
+    assert same(FeatureSource(FakeEncoder(), folder=tmp_path).of(studies(1)), before)
+    assert foreign.exists()
+
+
+def test_a_file_that_is_listed_twice_is_taken_up_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = FeatureSource(FakeEncoder(), folder=tmp_path).of(studies(1, 2))
+    real = os.scandir
+
+    @contextmanager
+    def twice(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """What POSIX allows of a folder that changes while it is listed."""
+        with real(folder) as entries:
+            found = list(entries)
+            yield iter(found + found)
+
+    monkeypatch.setattr(os, "scandir", twice)
+    encoder = CountingEncoder()
+    assert same(FeatureSource(encoder, folder=tmp_path).of(studies(1, 2)), before)
+    assert encoder.encoded == 0
+
+
 def test_leftovers_of_a_killed_process_are_removed_later(tmp_path: Path) -> None:
     FeatureSource(FakeEncoder(), folder=tmp_path).of(studies(1))
     inside = segments(tmp_path)[0].parent
