@@ -198,7 +198,8 @@ def count_in(start: Path) -> int:
     count = 0
     for file, _, problem in _files(start):
         count += 1
-        if problem is None and file.suffix.lower() == ".zip":
+        # a pipe by that name would never end
+        if problem is None and file.suffix.lower() == ".zip" and file.is_file():
             with suppress(ImageError):
                 count += sum(1 for _ in members_of(file)) - 1
     return count
@@ -267,7 +268,8 @@ def _names(folder: str, *, folders: bool) -> Iterator[str]:
                 held.run_many("INSERT OR IGNORE INTO names VALUES (?)", ((n,) for n in names))
                 names.clear()
         if held is None:
-            yield from map(os.fsdecode, sorted(names))
+            # a set, since a folder that changes while it is listed may name a file twice
+            yield from map(os.fsdecode, sorted(set(names)))
             return
         held.run_many("INSERT OR IGNORE INTO names VALUES (?)", ((n,) for n in names))
         names.clear()

@@ -307,4 +307,6 @@ def _by_size(counts: Counter[str]) -> dict[str, int]:
 
 
 def _note(routes: Counter[str]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in routes.most_common(3))
+    # a copy: the thread that takes studies in says it too, while the caller's may add a route
+    most = Counter(dict(routes)).most_common(3)
+    return ", ".join(f"{name} {n}" for name, n in most)

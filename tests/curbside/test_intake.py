@@ -278,6 +278,15 @@ def test_how_far_it_is_is_told_as_it_goes(tmp_path: Path) -> None:
     assert intake.count_in(tmp_path / "a") == 1
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_that_is_named_as_an_archive_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.zip")
+    assert intake.count_in(tmp_path) == 1
+    studies, refusals = sorted_out(tmp_path)
+    assert not studies
+    assert [r.reason for r in refusals] == ["wrong_type"]
+
+
 @pytest.mark.parametrize("at_a_time", [1, 3, 7, 1000])
 def test_a_folder_is_listed_in_order_however_few_names_are_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int

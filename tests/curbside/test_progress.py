@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -51,11 +52,19 @@ def test_how_many_there_will_be_may_come_to_be_known(
     assert "4 of 4" in capsys.readouterr().err
 
 
+class Slow(int):
+    """A number that another thread can come in between while it is added."""
+
+    def __radd__(self, other: int) -> int:
+        time.sleep(0.001)
+        return other + int(self)
+
+
 def test_threads_lose_no_step(capsys: pytest.CaptureFixture[str]) -> None:
-    with steps("reading", 8000) as show, ThreadPoolExecutor(4) as threads:
-        for _ in range(4):
-            threads.submit(lambda: [show(1, "") for _ in range(2000)])
-    assert "8000 of 8000" in capsys.readouterr().err
+    with steps("reading", 80) as show, ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(show, Slow(1), "") for _ in range(80)]
+    assert [d.result() for d in done] == [None] * 80
+    assert "80 of 80" in capsys.readouterr().err
 
 
 def test_an_error_passes_through() -> None:

@@ -8,6 +8,8 @@ import json
 import multiprocessing as mp
 import os
 import signal
+import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,7 +24,7 @@ from tests_router_world import World, picture, strange
 from curbside.config import TierPolicy
 from curbside.errors import CasesError, StorageError, UserError
 from curbside.phantom_dicom import as_dicom
-from curbside.router import flow
+from curbside.router import batch, flow
 from curbside.router.api import Router
 from curbside.router.batch import BatchSummary, incoming, run_batch
 from curbside.router.ledger import open_ledger
@@ -250,6 +252,30 @@ def test_killed_at_random_points_each_case_has_one_outcome(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_killed_at_fifty_random_points(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, kills=50, cases=3000)
+
+
+def test_what_is_shown_may_change_meanwhile() -> None:
+    """The thread that takes studies in shows the routes while the caller's thread counts them."""
+    before = sys.getswitchinterval()
+    routes: Counter[str] = Counter()
+    done = threading.Event()
+
+    def count() -> None:
+        while not done.is_set():
+            routes.clear()
+            for i in range(50):
+                routes[str(i)] += 1
+
+    thread = threading.Thread(target=count)
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(20_000):
+            batch._note(routes)
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(before)
 
 
 def test_how_far_a_folder_of_objects_is_and_how_many_studies_there_will_be(
