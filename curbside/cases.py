@@ -345,6 +345,10 @@ def case_of(folder: Path, line: int, row: Mapping[Any, Any]) -> tuple[Case | Non
         for k, v in row.items()
         if k and isinstance(v, list | tuple | dict) and (k != "options" or isinstance(v, dict))
     ]
+    # JSON can write half of a pair of code units, which neither a file nor a database takes
+    broken = [k for k, v in row.items() if k and not _whole(k, v)]
+    if broken:
+        return None, [*wrong, *(f"{k!r} holds a lone surrogate, which is no text" for k in broken)]
     image = text.get("image") or text.get("study") or ""
     if not image:
         return None, [*wrong, "image is empty" if "image" in row else "study is empty"]
@@ -415,6 +419,17 @@ def _between_rows(cases: Sequence[Case]) -> list[RowProblem]:
 def _text(value: Any) -> str:
     # NaN is how tables of numbers say that nothing is there
     return "" if value is None or value != value else str(value).strip()
+
+
+def _whole(*values: Any) -> bool:
+    """Whether UTF-8 can write all of it, of lists each."""
+    for value in values:
+        some = value if isinstance(value, list | tuple) else [value]
+        try:
+            "".join(_text(v) for v in some).encode()
+        except UnicodeEncodeError:
+            return False
+    return True
 
 
 def _column(values: Iterable[str]) -> NDArray[np.str_]:

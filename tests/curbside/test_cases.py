@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curbside.case_stream import CaseStream
 from curbside.cases import ROLES, TIERS, Case, Cases, read_cases
 from curbside.errors import CasesError, ImageError
 from curbside.phantom_dicom import as_dicom
@@ -257,6 +258,23 @@ def test_a_nested_value(tmp_path: Path) -> None:
         {"image": "3", "options": {"a": 1}},
     ]
     assert {line for line, _ in problems(rows, tmp_path, ".jsonl")} == {1, 2, 3}
+
+
+def test_what_json_can_write_and_utf_8_cannot(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        {"image": "1", "id": "a\ud800"},
+        {"image": "2\udcff.png"},
+        {"image": "3", "options": ["a", "\ud800"]},
+        {"image": "4", "site\ud800": "north", "id": "\U0001f600"},
+    ]
+    why = "{} holds a lone surrogate, which is no text"
+    columns = ("'id'", "'image'", "'options'", r"'site\ud800'")
+    expected = [(i, why.format(column)) for i, column in enumerate(columns, 1)]
+    assert problems(rows, tmp_path, ".jsonl") == expected
+    with pytest.raises(CasesError) as e:
+        CaseStream(written(rows, tmp_path, ".jsonl"))
+    assert [(p.line, p.reason) for p in e.value.problems] == expected
+    str(e.value).encode()
 
 
 def test_all_at_once_and_the_first_ten_shown(tmp_path: Path) -> None:
