@@ -119,9 +119,21 @@ def review_list(
     if as_json:
         typer.echo(json.dumps([e._asdict() for e in shown], indent=1))
         return
-    total = count(ledger, view).total
+    counts = count(ledger, view)
+    total = counts.total
     if not total:
-        typer.echo("no case waits for a person")
+        waiting = count(ledger, View(waiting=True)).total if (text or modality or flag) else 0
+        if not waiting:
+            typer.echo("no case waits for a person")
+            return
+        typer.echo(
+            f"no case waits that matches; without --text, --modality and --flag, {waiting} do"
+        )
+        # a facet's counts leave its own filter out: these are what it could be set to
+        for asked, facet in ((modality, "modality"), (flag, "flags")):
+            if asked and counts.by[facet]:
+                valid = ", ".join(f"{name} {n}" for name, n in counts.by[facet].items())
+                typer.echo(f"  instead of {asked!r}: {valid}")
         return
     width = max(len("case"), *(len(e.study) for e in shown))
     typer.echo(f"{'case':<{width}}  {'waits':>7}  {'status':<12}  {'modality':<14}  flags")

@@ -149,7 +149,13 @@ def test_cases_that_wait_are_listed_and_answered_once(home: Path, world: World) 
     assert router.ledger.get("odd").truth == "no"
     router.close()
     assert "empty" in call("review", "list")
-    assert "no case waits" in call("review", "list", "--text", "nothing has this")
+    some = len(json.loads(call("review", "list", "--json")))
+    # what was typed fits no case, but others wait: nobody is told that nothing is to do
+    none = f"no case waits that matches; without --text, --modality and --flag, {some} do"
+    assert none in call("review", "list", "--text", "nothing has this")
+    mistyped = call("review", "list", "--flag", "novell").splitlines()
+    assert mistyped[0] == none and mistyped[1].startswith("  instead of 'novell': ")
+    assert mistyped[1].endswith("not_analysed 1")
 
 
 def test_no_model_library_is_loaded(home: Path) -> None:
