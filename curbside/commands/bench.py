@@ -162,6 +162,10 @@ def bench_folder(
     sizes: Annotated[
         str, typer.Option(help="Cases done at which to look, joined by commas; at most 10^7.")
     ] = "5000,30000",
+    repeated: Annotated[
+        bool,
+        typer.Option(help="Features of 64 images again and again instead of an encoder: faster."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Memory of a batch on a folder of as many small files, by cases done; on what is built.
@@ -175,7 +179,7 @@ def bench_folder(
 
     wanted = _numbers("--sizes", sizes)
     with steps("reading", max(wanted)) as show:
-        result = run(home(), load_config(config_path()), sizes=wanted, show=show)
+        result = run(home(), load_config(config_path()), sizes=wanted, repeated=repeated, show=show)
     if as_json:
         typer.echo(json.dumps(result.to_json()))
         return

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests_router_world import World
 
 from curbside.cli import app
 from curbside.errors import UserError
+from curbside.indexes.encoder import FakeEncoder
 from curbside.router import folder_bench
-from curbside.router.folder_bench import bench_folder
+from curbside.router.folder_bench import Repeated, bench_folder
 
 
 def test_memory_is_looked_at_after_the_numbers_that_were_asked(
@@ -37,6 +39,31 @@ def test_memory_is_looked_at_after_the_numbers_that_were_asked(
         assert not Path(getattr(stores, name)).exists()
         assert tmp_path not in Path(getattr(stores, name)).parents
     assert not list(tmp_path.iterdir())
+
+
+def test_features_given_again_are_those_of_few_images_and_never_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = Repeated(FakeEncoder())
+    images = [np.zeros((8, 8, 3), np.uint8)] * 200
+    features = again.encode(images)
+    assert features.grid is not None and FakeEncoder().grid_shape is not None
+    assert features.pooled.shape == (200, again.dimensions)
+    assert features.grid.shape == (200, *FakeEncoder().grid_shape)
+    assert (features.pooled.dtype, features.grid.dtype) == (np.float32, np.float16)
+    assert len(np.unique(features.pooled, axis=0)) == 200
+    unit = features.pooled / np.linalg.norm(features.pooled, axis=1, keepdims=True)
+    assert len(np.unique(unit.round(4), axis=0)) <= 64
+    assert (again.prepare(images[0]) == FakeEncoder().prepare(images[0])).all()
+    # and a batch goes through with them
+    encoded: list[int] = []
+    real = Repeated.encode
+    monkeypatch.setattr(
+        Repeated, "encode", lambda self, some: encoded.append(len(some)) or real(self, some)
+    )
+    monkeypatch.setattr(folder_bench, "Workspace", world.workspace)
+    assert bench_folder(tmp_path, world.config, sizes=[70], repeated=True).rate > 0
+    assert sum(encoded) == 70
 
 
 @pytest.mark.parametrize("bad", ["", "a", "5,,6", "0", "10,-3", "10000001"])
