@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -301,6 +302,14 @@ def test_a_folder_is_listed_in_order_however_few_names_are_held(
     assert len(expected) == 14 * 3 + 1
 
 
+@pytest.fixture
+def nothing_is_interned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths intern their parts, in a table of the whole process: where it must grow while memory
+    is measured, which hangs on every test before, that alone is 4 MB."""
+    monkeypatch.setattr(sys, "intern", str)
+
+
+@pytest.mark.usefixtures("nothing_is_interned")
 def test_names_of_a_large_folder_are_not_all_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +346,7 @@ def of_a_tree(n: int, source: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("nothing_is_interned")
 def test_memory_does_not_grow_with_the_objects_of_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     peaks, names = {}, "{:08d}"
     for n in (1_000, 8_000):
