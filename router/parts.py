@@ -124,6 +124,8 @@ def studies_of(given: Any) -> list[Study]:
             f"a {type(given).__name__} is no batch; valid: a sequence, an iterator or an "
             "asynchronous iterator of studies, a pandas DataFrame, an Arrow Table"
         )
+    if not rows:  # of nothing comes nothing, as of an empty list
+        return []
     full = [{k: v for k, v in row.items() if v is not None} for row in rows]
     return cases_of_rows(list(enumerate(full, 1)), Path("table")).studies()
 

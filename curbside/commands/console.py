@@ -35,9 +35,10 @@ def console(
     from curbside import RESEARCH_USE
     from curbside.config import load_config
     from curbside.home import config_path
-    from curbside.ui.server import command_line
+    from curbside.ui.server import command_line, must_be_free
 
     load_config(config_path())  # what is missing or wrong is said here, not in the browser
+    must_be_free(port, address)
     typer.echo(RESEARCH_USE)
     typer.echo(f"console    http://{address}:{port}")
     environment = os.environ | ({"CURBSIDE_READER": reader} if reader else {})

@@ -132,7 +132,7 @@ def review_list(
         # a facet's counts leave its own filter out: these are what it could be set to
         for asked, facet in ((modality, "modality"), (flag, "flags")):
             if asked and counts.by[facet]:
-                valid = ", ".join(f"{name} {n}" for name, n in counts.by[facet].items())
+                valid = ", ".join(f"{name or 'none'} {n}" for name, n in counts.by[facet].items())
                 typer.echo(f"  instead of {asked!r}: {valid}")
         return
     width = max(len("case"), *(len(e.study) for e in shown))

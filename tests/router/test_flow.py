@@ -177,6 +177,9 @@ def test_tables_give_tables(world: World, tmp_path: Path, monkeypatch: pytest.Mo
     assert table["route"].to_pylist() == [["specialist-ct"], []]
     with pytest.raises(CasesError, match="line 1"):
         router.read_batch(pd.DataFrame({"image": [""]}))
+    # of nothing comes nothing, with the columns that there would be
+    empty = router.read_batch(pd.DataFrame({"image": []}))
+    assert list(empty.columns) == SCHEMA.names and empty.empty
     with pytest.raises(UserError, match="int is no batch"):
         router.read_batch(3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 from typer.testing import CliRunner
@@ -14,14 +15,18 @@ from curbside.errors import ConfigError, UserError
 from curbside.ui.console_bench import ConsoleBench, find_browser
 from curbside.ui.server import command_line
 
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+
 
 def test_the_server_is_this_process_private_and_local(curbside_home, monkeypatch):
     save_config(Config(), curbside_home / "curbside.yaml")
     started = []
     monkeypatch.setattr(os, "execve", lambda *a: started.append(a))
-    done = CliRunner().invoke(app, ["console", "--port", "8600", "--reader", "Dr. A"])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = CliRunner().invoke(app, ["console", "--port", str(port), "--reader", "Dr. A"])
     assert done.exit_code == 0, done.output
-    assert RESEARCH_USE in done.output and "http://127.0.0.1:8600" in done.output
+    assert RESEARCH_USE in done.output and f"http://127.0.0.1:{port}" in done.output
     ((path, command, environment),) = started
     assert path == command[0] and environment["CURBSIDE_READER"] == "Dr. A"
     text = " ".join(command)
@@ -32,6 +37,21 @@ def test_without_a_configuration_nothing_is_started(curbside_home, monkeypatch):
     monkeypatch.setattr(os, "execve", lambda *a: pytest.fail("started"))
     with pytest.raises(ConfigError, match="does not exist"):
         CliRunner().invoke(app, ["console"], catch_exceptions=False)
+
+
+def test_where_the_server_cannot_listen_it_is_not_started(curbside_home, monkeypatch):
+    save_config(Config(), curbside_home / "curbside.yaml")
+    monkeypatch.setattr(os, "execve", lambda *a: pytest.fail("started"))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(UserError, match=r"is taken; .*\n  next: curbside console --port"),
+    ):
+        port = str(taken.getsockname()[1])
+        CliRunner().invoke(app, ["console", "--port", port], catch_exceptions=False)
+    # an address that documents give as an example and no machine has (RFC 5737)
+    with pytest.raises(UserError, match="no address of this machine") as e:
+        CliRunner().invoke(app, ["console", "--address", "192.0.2.1"], catch_exceptions=False)
+    assert e.value.hint == "curbside console --address 127.0.0.1"
 
 
 def test_a_browser_is_opened_only_when_asked():
