@@ -58,6 +58,20 @@ _UNDEFINED = 0xFFFFFFFF
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 #: Attributes of the patient that tell no one who it is (PS3.15, table E.1-1, with cleaning).
 _HARMLESS = frozenset({"PatientSex", "PatientAge", "PatientSize", "PatientWeight"})
+#: Numbers outside the patient's module that a hospital's systems know one visit by (same table).
+_VISIT = frozenset(
+    {
+        "AccessionNumber",
+        "AdmissionID",
+        "FillerOrderNumberImagingServiceRequest",
+        "PerformedProcedureStepID",
+        "PlacerOrderNumberImagingServiceRequest",
+        "RequestedProcedureID",
+        "ScheduledProcedureStepID",
+        "ServiceEpisodeID",
+        "StudyID",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,8 @@ def check_tags(names: Sequence[str]) -> None:
                 hint="for example Modality, BodyPartExamined, ViewPosition, Manufacturer",
             )
         vr, group = dictionary_VR(tag), tag >> 16
-        if vr in ("PN", "UI", "SQ") or (group == 0x10 and name not in _HARMLESS):
+        patient = group == 0x10 and name not in _HARMLESS
+        if vr in ("PN", "UI", "SQ") or patient or name in _VISIT:
             raise ConfigError(
                 f"privacy.allowed_tags: {name} may say who the patient is and cannot be allowed",
                 hint="take it out of curbside.yaml",

@@ -133,7 +133,8 @@ def run_batch(
         expect: called with how many cases there will be, as far as is known by then.
 
     Raises:
-        UserError: ``out`` holds the parts of another policy, index or fleet.
+        UserError: ``out`` holds the parts of another policy, index or fleet, or a file that is no
+            part.
         StorageError: the disk is full, or another process writes into ``out``; parts and ledger
             keep what is in them, and the same command goes on from there.
     """
@@ -206,8 +207,15 @@ class _Parts:
         self._buffer: list[dict[str, Any]] = []
         for left in folder.glob(".*.parquet.*"):  # of a killed run
             left.unlink(missing_ok=True)
-        names = [p.stem for p in self.paths()]
-        self._next = 1 + max((int(n.removeprefix("part-")) for n in names), default=-1)
+        names = [p.stem.removeprefix("part-") for p in self.paths()]
+        foreign = [n for n in names if not n.isdecimal()]
+        if foreign:
+            raise UserError(
+                f"part-{foreign[0]}.parquet in {folder} is no part of a batch; whoever reads the "
+                "folder would count its cases again",
+                hint="move it elsewhere, then run the command again",
+            )
+        self._next = 1 + max((int(n) for n in names), default=-1)
         self._known = Scratch("CREATE TABLE cases (id TEXT PRIMARY KEY) WITHOUT ROWID")
         for path in self.paths():
             cases = ((case,) for case in _column(path, "case"))

@@ -327,7 +327,8 @@ class Ledger:
         changes = [e for e in self.events(case) if e.kind in _CHANGING]
         if not changes:
             return Conflict(
-                f"case {case!r} has been read anew since you saw it", hint=f"look at {case} again"
+                f"case {case!r} has been read anew since you saw it",
+                hint=f"curbside review show {case}",
             )
         last = changes[-1]
         when = datetime.fromtimestamp(last.at).astimezone().isoformat(" ", "seconds")

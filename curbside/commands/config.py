@@ -28,10 +28,12 @@ def register(app: typer.Typer) -> None:
 def check(file: _File = None) -> None:
     """Check a configuration; every problem is named with its line."""
     from curbside.config import load_config
+    from curbside.dicom import check_tags
     from curbside.home import config_path
 
     path = file or config_path()
     config = load_config(path)
+    check_tags(config.privacy.allowed_tags)
     typer.echo(f"{path} is valid (digest {config.digest[:12]})")
 
 

@@ -144,6 +144,13 @@ def test_files_may_be_named(tmp_path: Path) -> None:
     assert not config_path().exists()
 
 
+def test_a_tag_that_may_name_a_patient_is_no_valid_configuration() -> None:
+    tags = {"privacy": {"allowed_tags": ["Modality", "AccessionNumber"]}}
+    save_config(Config.model_validate(tags), config_path())
+    with pytest.raises(ConfigError, match="AccessionNumber may say who the patient is"):
+        call("check")
+
+
 def test_one_that_is_there_is_kept() -> None:
     mine = Config.model_validate({"index": {"neighbours": 7}})
     save_config(mine, config_path())

@@ -201,7 +201,8 @@ def test_only_allowed_tags_go_further() -> None:
     assert Study.from_dicom(raw).tags == {"Modality": "CT", "BodyPartExamined": "CHEST"}
     (study,), _ = sorted_out(raw, allowed_tags=["ViewPosition"])
     assert study.tags == {"ViewPosition": "PA"}
-    for name in ("PatientID", "StudyInstanceUID", "ReferringPhysicianName", "NoSuchThing"):
+    patient = ("PatientID", "StudyInstanceUID", "ReferringPhysicianName", "AccessionNumber")
+    for name in (*patient, "NoSuchThing"):
         with pytest.raises(ConfigError, match=name):
             list(studies_in(raw, allowed_tags=[name]))
 

@@ -194,6 +194,17 @@ def test_two_processes_never_write_into_one_folder(world: World, tmp_path: Path)
     assert run(router, manifest, out).new == 6
 
 
+def test_a_copy_of_a_part_is_named_and_nothing_is_written(world: World, tmp_path: Path) -> None:
+    manifest, out = write_manifest(tmp_path, 3), tmp_path / "out"
+    run(world.router(tmp_path / "home"), manifest, out)
+    copy = out / "parts" / "part-000000 copy.parquet"
+    copy.write_bytes((out / "parts" / "part-000000.parquet").read_bytes())
+    with pytest.raises(UserError, match=r"part-000000 copy\.parquet .* is no part"):
+        run(world.router(tmp_path / "home"), write_manifest(tmp_path, 5), out)
+    copy.unlink()
+    assert run(world.router(tmp_path / "home"), write_manifest(tmp_path, 5), out).cases == 5
+
+
 def test_a_part_that_is_broken_is_named(world: World, tmp_path: Path) -> None:
     manifest, out = write_manifest(tmp_path, 3), tmp_path / "out"
     run(world.router(tmp_path / "home"), manifest, out)
