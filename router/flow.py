@@ -30,8 +30,8 @@ BLOCK = 64
 _PUT_OFF = 1024
 #: Seconds between two renewals of what is claimed: a block of slow agents may outlast a lease.
 _RENEW = LEASE_SECONDS / 4
-#: Seconds between two looks at cases that another process is at work on.
-_POLL = 0.2
+#: Seconds between two looks at cases that another process is at work on, at first and at most.
+_POLL, _LONGEST_POLL = 0.2, 3.0
 
 
 @dataclass
@@ -85,14 +85,25 @@ def read(desk: RouterDesk, ledger: Ledger, studies: Iterable[Study]) -> Iterator
         again = _and_again(studies, later, ledger)
         for block in _ahead(again, lambda s: _claimed(desk, ledger, owner, s, later), desk):
             yield _finished(desk, block)
+        pauses = _pauses()
         while later:
             waiting, later = later, []
             for start in range(0, len(waiting), BLOCK):
                 some = waiting[start : start + BLOCK]
                 yield _finished(desk, _claimed(desk, ledger, owner, some, later))
+            if len(later) < len(waiting):
+                pauses = _pauses()
             if later:
-                time.sleep(_POLL)
+                time.sleep(next(pauses))
                 ledger.release_dead()
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds until the next look, longer while nothing comes: each reads the images' files."""
+    pause = _POLL
+    while True:
+        yield pause
+        pause = min(2 * pause, _LONGEST_POLL)
 
 
 def _and_again(studies: Iterable[Study], later: list[Study], ledger: Ledger) -> Iterator[Study]:
@@ -102,13 +113,14 @@ def _and_again(studies: Iterable[Study], later: list[Study], ledger: Ledger) -> 
     """
     for study in studies:
         yield study
+        pauses = _pauses()
         while len(later) >= _PUT_OFF:
             waiting = later[:]
             later.clear()
             yield from waiting
             # the last of them may not have been looked at yet
             if len(later) > len(waiting) - BLOCK:
-                time.sleep(_POLL)
+                time.sleep(next(pauses))
                 ledger.release_dead()
 
 

@@ -243,6 +243,28 @@ def test_few_are_put_off_however_many_another_process_holds(
     assert len(world.asked) == 300
 
 
+def test_who_waits_long_for_another_process_looks_less_often(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = world.router(tmp_path)
+    slept: list[float] = []
+    real = Ledger.claim
+
+    def claim(self: Any, keys: Any, owner: str, **more: Any) -> set[str]:
+        # the lease of a machine that is gone; in the middle of it three of the ten are given back
+        some = (
+            keys if sum(slept) > 600 else keys[:3] if sum(slept) > 300 and len(keys) == 10 else []
+        )
+        return real(self, some, owner, **more)
+
+    monkeypatch.setattr(Ledger, "claim", claim)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    assert len(list(router.read_batch(iter(many(10))))) == 10
+    assert len(slept) < 300
+    assert slept[:2] == [0.2, 0.4]
+    assert slept.count(0.2) == 2 and max(slept) == 3.0  # soon again after some have come
+
+
 def test_a_block_that_outlasts_its_lease_stays_claimed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
