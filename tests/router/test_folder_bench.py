@@ -47,10 +47,11 @@ def test_features_given_again_are_those_of_few_images_and_never_the_same(
     again = Repeated(FakeEncoder())
     images = [np.zeros((8, 8, 3), np.uint8)] * 200
     features = again.encode(images)
-    assert features.grid is not None and FakeEncoder().grid_shape is not None
+    shape = FakeEncoder().grid_shape
+    assert features.grid is not None and shape is not None
     assert features.pooled.shape == (200, again.dimensions)
-    assert features.grid.shape == (200, *FakeEncoder().grid_shape)
-    assert (features.pooled.dtype, features.grid.dtype) == (np.float32, np.float16)
+    assert features.grid.shape == (200, *shape)
+    assert features.pooled.dtype == np.float32 and features.grid.dtype == np.float16
     assert len(np.unique(features.pooled, axis=0)) == 200
     unit = features.pooled / np.linalg.norm(features.pooled, axis=1, keepdims=True)
     assert len(np.unique(unit.round(4), axis=0)) <= 64
@@ -58,9 +59,12 @@ def test_features_given_again_are_those_of_few_images_and_never_the_same(
     # and a batch goes through with them
     encoded: list[int] = []
     real = Repeated.encode
-    monkeypatch.setattr(
-        Repeated, "encode", lambda self, some: encoded.append(len(some)) or real(self, some)
-    )
+
+    def encode(self: Repeated, some: Any) -> Any:
+        encoded.append(len(some))
+        return real(self, some)
+
+    monkeypatch.setattr(Repeated, "encode", encode)
     monkeypatch.setattr(folder_bench, "Workspace", world.workspace)
     assert bench_folder(tmp_path, world.config, sizes=[70], repeated=True).rate > 0
     assert sum(encoded) == 70
