@@ -146,11 +146,12 @@ def test_images_are_made_once_for_all_orders_and_change_nothing(
     tower = own.model.vision_tower if base == "llava" else own.model.vision_model
     tower.register_forward_hook(lambda *seen: towers.append(seen))
     whole = processor.image_processor._whole
-    monkeypatch.setattr(
-        processor.image_processor,
-        "_whole",
-        lambda *a, **k: prepared.append(a) or whole(*a, **k),
-    )
+
+    def prepare(*images: Any, **given: Any) -> Any:
+        prepared.append(images)
+        return whole(*images, **given)
+
+    monkeypatch.setattr(processor.image_processor, "_whole", prepare)
     # named by the processors of some families
     monkeypatch.setattr(
         type(processor.image_processor), "__getattr__", lambda _, n: getattr(whole, n)
