@@ -245,7 +245,8 @@ def _begin_sqlite(connection: Connection) -> None:
 def _failed(error: DBAPIError, what: str) -> StorageError:
     # the driver's own words, never the statement: it holds values
     said = str(error.orig).splitlines()[0] if error.orig else type(error).__name__
+    first = "make it writable" if "readonly" in said else "free some space"
     return StorageError(
         f"the ledger cannot be {what}: {said}; what was recorded before is kept",
-        hint="free some space or mend stores.ledger in curbside.yaml, then run it again",
+        hint=f"{first} or mend stores.ledger in curbside.yaml, then run it again",
     )

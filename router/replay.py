@@ -46,7 +46,7 @@ class Replayed:
 
     @property
     def changed(self) -> bool:
-        """Whether the case ends otherwise than it was recorded (before any review)."""
+        """Whether the case ends otherwise than it was recorded (before any review), or may."""
         o = self.record.outcome
         before = (o.answer is not None, o.answer or o.provisional)
         return bool(self.missing) or before != (self.verdict.answered, self.answer)
@@ -65,8 +65,13 @@ class Replayed:
             f"case      {self.record.case}  ({self.record.modality})",
             f"recorded  {was} by {o.reader or 'nobody'} ({o.reasons[0].code}, {self.record.tier})",
             f"replayed  {now} ({v.reason}, {self.tier})",
-            "it changes" if self.changed else "it stays the same",
+            self._conclusion(),
         ]
+
+    def _conclusion(self) -> str:
+        if self.missing:
+            return "its route changes; whether its answer does is not known"
+        return "it changes" if self.changed else "it stays the same"
 
 
 def replay(ledger: Ledger, case: str, policy: PolicyConfig) -> Replayed:

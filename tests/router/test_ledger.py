@@ -273,6 +273,17 @@ def test_a_disk_that_is_full_is_a_storage_error_and_what_was_there_stays(tmp_pat
     assert len(list(ledger.all())) == 20
 
 
+def test_a_ledger_that_may_only_be_read_says_what_to_do(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, "ledger.sqlite")
+    from sqlalchemy import event
+
+    event.listen(ledger.engine, "connect", lambda c, _: c.execute("PRAGMA query_only=ON"))
+    ledger.close()
+    with pytest.raises(StorageError, match="readonly database") as caught:
+        fill(ledger, 1)
+    assert caught.value.hint.startswith("make it writable or mend stores.ledger")
+
+
 def test_files_that_are_no_ledger_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text("hello " * 300)
     with pytest.raises(StorageError, match="cannot be"):
