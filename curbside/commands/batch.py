@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from curbside.commands.given import must_exist
 from curbside.commands.options import AskedTask, ConfigFile, PolicyFile
+
+if TYPE_CHECKING:
+    from curbside.router.batch import BatchSummary
 
 __all__ = ["register"]
 
@@ -36,7 +39,7 @@ def batch(
     """Read every study once: OUT/parts/*.parquet, errors.jsonl, summary.json.
 
     Killed at any moment, the same command goes on where it stopped; run again, it reads
-    nothing twice.  Every outcome is also in the ledger.
+    nothing twice.  Every outcome is also in the ledger.  Exit code 2 where no study was in CASES.
     """
     from curbside.case_stream import is_manifest
     from curbside.commands.asking import asked
@@ -68,7 +71,18 @@ def batch(
             summary = run_batch(router, given, out, show=show, expect=expect)
     if as_json:
         typer.echo(json.dumps(summary.model_dump(mode="json"), indent=1))
-        return
+    else:
+        _tell(summary, out)
+    if not summary.cases:  # silence would look like a day without findings
+        raise UserError(
+            "no study in CASES: nothing was read",
+            hint=f"{out / 'errors.jsonl'} says why of each object"
+            if summary.objects_refused
+            else "give a manifest, or a folder or archive with images: curbside batch CASES",
+        )
+
+
+def _tell(summary: BatchSummary, out: Path) -> None:
     typer.echo(
         f"{summary.cases} cases in {summary.parts} parts, {summary.new} of them new "
         f"({summary.rate:.1f}/s, {summary.seconds:.0f} s)"

@@ -21,6 +21,7 @@ import pytest
 from tests_router_batch import drive, write_manifest
 from tests_router_world import World, picture, strange
 
+from curbside.cli import app
 from curbside.config import TierPolicy
 from curbside.errors import CasesError, StorageError, UserError
 from curbside.phantom_dicom import as_dicom
@@ -311,3 +312,25 @@ def test_how_far_a_folder_of_objects_is_and_how_many_studies_there_will_be(
     assert totals == sorted(totals, reverse=True) and totals[0] == 5 + 71 - 64
     assert notes[:2] == ["64 of 71 files looked at", "71 of 71 files looked at"]
     assert len([n for n in notes if "looked" not in n]) == 5
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_batch_that_finds_no_study_is_no_success(
+    words: tuple[str, ...], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CURBSIDE_HOME", str(tmp_path / "home"))
+    app(["config", "init"], standalone_mode=False)
+    monkeypatch.setattr("curbside.router.workspace.Workspace", world.workspace)
+    (tmp_path / "empty").mkdir()
+    line = ["batch", str(tmp_path / "empty"), "--out", str(tmp_path / "out"), *words]
+    with pytest.raises(UserError, match="no study in CASES") as caught:
+        app(line, standalone_mode=False)
+    assert "curbside batch CASES" in caught.value.hint
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["cases"] == 0
+    (tmp_path / "empty" / "words").write_text("no image")
+    with pytest.raises(UserError, match="nothing was read") as caught:
+        app(line, standalone_mode=False)
+    assert "errors.jsonl says why" in caught.value.hint
+    (tmp_path / "empty" / "one.png").write_bytes(picture("xray", 0, 7000))
+    app(line, standalone_mode=False)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["cases"] == 1
