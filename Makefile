@@ -81,9 +81,19 @@ browser:
 	echo "  next: sudo apt-get install chromium (or set CURBSIDE_BROWSER to a Chromium or Chrome), then run make again" >&2; \
 	exit 2
 
+# Each test computes on one thread, so the slow ones run beside the others; those of the console, which
+# like quiet, come last of the others, when the slow ones are done.
+ASKED := not gpu and not weights and not vllm
+SLOW := slow and not browser
+PYTEST := $(BIN)/python -m pytest -q --cov --cov-report= --durations=5
 test: lint browser
-	@rm -f .coverage
-	@$(BIN)/python -m pytest -q -m "not gpu and not weights and not vllm" --cov --cov-report= --durations=10
+	@rm -f .coverage .coverage.*
+	@COVERAGE_FILE=.coverage.slow $(PYTEST) -m "$(ASKED) and $(SLOW)" > $(VENV)/slow-tests.log 2>&1 & slow=$$!; \
+	trap 'kill $$slow 2>/dev/null || true' EXIT; failed=0; \
+	COVERAGE_FILE=.coverage.others $(PYTEST) -m "$(ASKED) and not ($(SLOW))" || failed=1; \
+	wait $$slow || failed=1; \
+	echo "the slow tests, which ran beside them:"; cat $(VENV)/slow-tests.log; exit $$failed
+	@$(BIN)/coverage combine --quiet .coverage.slow .coverage.others
 	@$(BIN)/python tests/coverage_floor.py
 
 # The pictures of docs/console.md, taken by the tests that drive the console over phantoms.
