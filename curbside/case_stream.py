@@ -16,7 +16,7 @@ from curbside.scratch import Scratch
 __all__ = ["CaseStream", "is_manifest"]
 
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
-_IDS = "CREATE TABLE ids (id BLOB PRIMARY KEY, line INTEGER) WITHOUT ROWID"
+_IDS = "CREATE TABLE ids (id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID"
 #: Bad rows after which no more are looked for.
 _ENOUGH = 1000
 
@@ -71,10 +71,9 @@ class CaseStream:
 
 def _again(ids: Scratch, case: str, line: int) -> str:
     """What is wrong where an earlier line has the same id; "" where none has."""
-    key = case.encode("utf-8", "surrogatepass")
-    if ids.changed("INSERT OR IGNORE INTO ids VALUES (?, ?)", key, line):
+    if ids.changed("INSERT OR IGNORE INTO ids VALUES (?, ?)", case, line):
         return ""
-    (first,) = ids.first("SELECT line FROM ids WHERE id = ?", key) or (line,)
+    (first,) = ids.first("SELECT line FROM ids WHERE id = ?", case) or (line,)
     return (
         f"the same id as line {first} (without a column 'id', the image's path gives the id: an "
         "image that is asked twice needs ids)"

@@ -126,16 +126,15 @@ class Groups:
 
         A broken header names no study.
         """
-        homes = "SELECT study FROM folders WHERE folder = ? LIMIT 2"
+        homes = "SELECT study, id FROM folders JOIN studies USING (study) WHERE folder = ? LIMIT 2"
         for folder, id, reason, message in self._held.rows(
             "SELECT folder, id, reason, message FROM strays ORDER BY place"
         ):
+            only: str | None = None
             here = list(self._held.rows(homes, folder))
-            only = None
             if len(here) == 1:
-                self._lose(here[0][0], reason)
-                found = self._held.first("SELECT id FROM studies WHERE study = ?", here[0][0])
-                only = None if found is None else str(found[0])
+                ((study, only),) = here
+                self._lose(study, reason)
             yield id, ImageError(reason, message), only
 
     def studies(self, question: Question) -> Iterator[Study]:
