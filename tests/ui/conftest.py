@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "router"))
 
 from tests_router_world import TASKS, World, make_world, picture, strange
+from tests_ui_browser import browser, console, phantom_home, watched  # noqa: F401  fixtures
 
 from curbside.config import Config, save_config
 from curbside.router.ledger import Ledger, open_ledger
